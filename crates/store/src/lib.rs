@@ -291,8 +291,8 @@ pub struct LeaseState {
     pub holder: Option<Holder>,
     /// What the holder is doing, for people, and its operation UUID.
     pub op: String,
-    /// Seconds without renewal after which it may be taken over.
-    pub ttl: f64,
+    /// Milliseconds without renewal after which it may be taken over.
+    pub ttl_ms: u64,
     /// How often it was renewed; changes the etag.
     pub renewals: u64,
 }
