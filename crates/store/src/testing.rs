@@ -1,0 +1,310 @@
+//! In-memory stores and fault injection, for tests of this and other crates.
+//!
+//! [`Memory`] implements [`Objects`] with real conditional semantics. The decorators wrap any [`Objects`]: [`Faulty`] fails
+//! the k-th operation, [`IgnoresConditions`] is a server that answers 200 to every conditional write.
+
+use crate::{Body, ByteStream, Condition, Digest, Error, Meta, Objects, Page, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, Range},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// A store in memory. The entity tag depends on the content alone, as in S3.
+#[derive(Debug)]
+pub struct Memory {
+    objects: Mutex<BTreeMap<String, Bytes>>,
+    page: usize,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { objects: Mutex::default(), page: 1000 }
+    }
+}
+
+impl Memory {
+    /// An empty store.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// An empty store whose listings have at most `page` keys.
+    pub fn with_page(page: usize) -> Arc<Self> {
+        Arc::new(Self { page, ..Self::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All keys, in byte order.
+    pub fn keys(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// Everything, to compare end states.
+    pub fn contents(&self) -> BTreeMap<String, Bytes> {
+        self.lock().clone()
+    }
+
+    /// Changes an object behind everyone's back. False when it is not there.
+    pub fn tamper(&self, key: &str, change: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let mut objects = self.lock();
+        let Some(bytes) = objects.get_mut(key) else { return false };
+        let mut changed = bytes.to_vec();
+        change(&mut changed);
+        *bytes = changed.into();
+        true
+    }
+
+    /// Removes an object behind everyone's back.
+    pub fn remove(&self, key: &str) -> bool {
+        self.lock().remove(key).is_some()
+    }
+}
+
+fn meta(bytes: &Bytes) -> Meta {
+    Meta { size: bytes.len() as u64, etag: format!("\"{}\"", &Digest::of(bytes).hex()[..32]) }
+}
+
+#[async_trait]
+impl Objects for Memory {
+    fn describe(&self) -> String {
+        "memory".to_owned()
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<Meta>> {
+        Ok(self.lock().get(key).map(meta))
+    }
+
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Option<(Meta, ByteStream)>> {
+        let Some(bytes) = self.lock().get(key).cloned() else { return Ok(None) };
+        let meta = meta(&bytes);
+        let part = match range {
+            Some(range) => bytes.slice(clamp(range.start, &bytes)..clamp(range.end, &bytes)),
+            None => bytes,
+        };
+        // Several chunks, so that readers do not come to rely on one.
+        let chunks: Vec<_> = part.chunks(64 * 1024).map(|chunk| Ok(part.slice_ref(chunk))).collect();
+        Ok(Some((meta, stream::iter(chunks).boxed())))
+    }
+
+    async fn put(&self, key: &str, body: Body, condition: Condition) -> Result<Meta> {
+        let bytes = body.read().await?;
+        let mut objects = self.lock();
+        let holds = match (&condition, objects.get(key)) {
+            (Condition::None, _) | (Condition::Absent, None) => true,
+            (Condition::Match(etag), Some(existing)) => meta(existing).etag == *etag,
+            (Condition::Absent, Some(_)) | (Condition::Match(_), None) => false,
+        };
+        if !holds {
+            return Err(Error::Precondition { key: key.to_owned() });
+        }
+        let meta = meta(&bytes);
+        objects.insert(key.to_owned(), bytes);
+        Ok(meta)
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page> {
+        let objects = self.lock();
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let mut entries: Vec<_> = objects
+            .range::<str, _>((from, Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .take(self.page + 1)
+            .map(|(key, bytes)| (key.clone(), meta(bytes)))
+            .collect();
+        let more = entries.len() > self.page;
+        entries.truncate(self.page);
+        Ok(Page { entries, more })
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.lock().remove(key);
+        Ok(())
+    }
+}
+
+fn clamp(position: u64, bytes: &Bytes) -> usize {
+    usize::try_from(position).unwrap_or(usize::MAX).min(bytes.len())
+}
+
+/// How the k-th operation fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// It fails before it acts.
+    #[default]
+    Before,
+    /// It acts, and its answer is lost.
+    After,
+    /// It fails before it acts, and so does every later one: the network is cut.
+    Down,
+    /// The first byte of the body that a `get` returns is flipped. Only `get`s are counted.
+    Flip,
+    /// The body that a `get` returns ends early. Only `get`s are counted.
+    Truncate,
+}
+
+/// The shared handle to what [`Faulty`] does: tests arm it for each k, also while a second run resumes.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// Which operation fails, counted from 1; 0 is none.
+    pub fail_at: AtomicU64,
+    /// How many operations were seen since it was armed.
+    pub seen: AtomicU64,
+    mode: Mutex<Mode>,
+}
+
+impl Faults {
+    /// Unarmed.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Arms it: the `k`-th operation from now on (from 1) fails in this way.
+    pub fn arm(&self, k: u64, mode: Mode) {
+        *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
+        self.seen.store(0, Ordering::SeqCst);
+        self.fail_at.store(k, Ordering::SeqCst);
+    }
+
+    /// Lets everything pass from now on.
+    pub fn disarm(&self) {
+        self.fail_at.store(0, Ordering::SeqCst);
+    }
+
+    /// How many operations were seen since it was armed.
+    pub fn seen(&self) -> u64 {
+        self.seen.load(Ordering::SeqCst)
+    }
+
+    /// Whether the fault has happened. When not, the run came through clean and the campaign is over.
+    pub fn fired(&self) -> bool {
+        let at = self.fail_at.load(Ordering::SeqCst);
+        at > 0 && self.seen() >= at
+    }
+
+    fn step(&self, is_get: bool) -> Option<Mode> {
+        let mode = *self.mode.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(mode, Mode::Flip | Mode::Truncate) && !is_get {
+            return None;
+        }
+        let at = self.fail_at.load(Ordering::SeqCst);
+        let seen = self.seen.fetch_add(1, Ordering::SeqCst) + 1;
+        (at > 0 && (seen == at || (seen > at && mode == Mode::Down))).then_some(mode)
+    }
+}
+
+/// Wraps any store, counts its operations and fails the one that [`Faults`] names.
+pub struct Faulty {
+    inner: Arc<dyn Objects>,
+    faults: Arc<Faults>,
+}
+
+impl Faulty {
+    /// Wraps `inner`.
+    pub fn new(inner: Arc<dyn Objects>, faults: Arc<Faults>) -> Arc<Self> {
+        Arc::new(Self { inner, faults })
+    }
+
+    fn injected(&self) -> Error {
+        Error::unavailable(self.inner.describe(), "does not answer (injected fault)")
+    }
+
+    /// Runs one operation that is not a `get`.
+    async fn run<T>(&self, operation: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        match self.faults.step(false) {
+            Some(Mode::Before | Mode::Down) => Err(self.injected()),
+            Some(Mode::After) => {
+                operation.await?;
+                Err(self.injected())
+            }
+            _ => operation.await,
+        }
+    }
+}
+
+#[async_trait]
+impl Objects for Faulty {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<Meta>> {
+        self.run(self.inner.head(key)).await
+    }
+
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Option<(Meta, ByteStream)>> {
+        let fault = self.faults.step(true);
+        if matches!(fault, Some(Mode::Before | Mode::Down | Mode::After)) {
+            return Err(self.injected());
+        }
+        let Some((meta, body)) = self.inner.get(key, range).await? else { return Ok(None) };
+        let mut first = true;
+        let body = match fault {
+            Some(Mode::Flip) => body
+                .map(move |chunk| {
+                    let mut chunk = chunk?.to_vec();
+                    if let (true, Some(byte)) = (std::mem::take(&mut first), chunk.first_mut()) {
+                        *byte ^= 1;
+                    }
+                    Ok(Bytes::from(chunk))
+                })
+                .boxed(),
+            Some(Mode::Truncate) => body.take(1).map(|chunk| chunk.map(|chunk| chunk.slice(..chunk.len() / 2))).boxed(),
+            _ => body,
+        };
+        Ok(Some((meta, body)))
+    }
+
+    async fn put(&self, key: &str, body: Body, condition: Condition) -> Result<Meta> {
+        self.run(self.inner.put(key, body, condition)).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page> {
+        self.run(self.inner.list(prefix, after)).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.run(self.inner.delete(key)).await
+    }
+
+    async fn settle(&self) {
+        self.inner.settle().await;
+    }
+}
+
+/// A server that ignores preconditions and answers 200, as some do.
+pub struct IgnoresConditions(pub Arc<dyn Objects>);
+
+#[async_trait]
+impl Objects for IgnoresConditions {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+    async fn head(&self, key: &str) -> Result<Option<Meta>> {
+        self.0.head(key).await
+    }
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Option<(Meta, ByteStream)>> {
+        self.0.get(key, range).await
+    }
+    async fn put(&self, key: &str, body: Body, _: Condition) -> Result<Meta> {
+        self.0.put(key, body, Condition::None).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page> {
+        self.0.list(prefix, after).await
+    }
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.0.delete(key).await
+    }
+}
