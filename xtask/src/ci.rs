@@ -1,0 +1,360 @@
+//! `cargo xtask ci`: everything that must hold before a change lands, in stages, the counts last.
+//!
+//! No stage is left out silently: one that could not run says why, and with `CI=true` that is a failure, as is every
+//! ignored test. A failed stage does not keep the later ones from running. The last line has the form
+//! `N passed, N failed, N skipped` and counts tests; the exit code also counts stages.
+
+use crate::{
+    nix,
+    shell::{Outcome, capture, cargo, show, tail, workspace_root},
+    testbed::{Part, Provided, Testbed, provide},
+};
+use std::{
+    collections::VecDeque,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+const EXAMPLE: &str = "deploy/examples/wine/Cargo.toml";
+/// A local copy of the RustSec database; without it advisories are not checked.
+const ADVISORIES: &str = "SEALIFT_ADVISORY_DATABASE";
+
+/// How a stage ended.
+enum Ended {
+    Passed,
+    Failed(String),
+    NotRun(String),
+}
+
+/// What the stages share.
+struct Run {
+    /// `CI=true`: nothing may be left out.
+    strict: bool,
+    tests: Tests,
+    parts: Vec<(Part, Outcome<Provided>)>,
+    stages: Vec<(&'static str, Ended, Duration)>,
+}
+
+/// One stage: its name on the command line and in the summary, and what it does.
+type Stage = (&'static str, fn(&mut Run) -> Ended);
+
+/// Cheap ones first: a reader wants the format error before the half hour of tests.
+const STAGES: [Stage; 9] = [
+    ("testbed", provide_parts),
+    ("format", format),
+    ("architecture", architecture),
+    ("deny", deny),
+    ("advisories", advisories),
+    ("nix", flake),
+    ("clippy", clippy),
+    ("test", test),
+    ("example", example),
+];
+
+/// The task: all stages, or those that are named.
+pub(crate) fn run(args: &[String]) -> Outcome<ExitCode> {
+    let known = || STAGES.map(|(name, _)| name).join(", ");
+    if let Some(wrong) = args.iter().find(|arg| !STAGES.iter().any(|(name, _)| name == arg)) {
+        return Err(format!("no stage is called '{wrong}'; there are {}", known()));
+    }
+    std::env::set_current_dir(workspace_root()).map_err(|cause| format!("the workspace's folder: {cause}"))?;
+    let strict = std::env::var_os("CI").is_some_and(|value| value == "true");
+    let mut run = Run { strict, tests: Tests::default(), parts: Vec::new(), stages: Vec::new() };
+    for (name, stage) in STAGES {
+        if !args.is_empty() && !args.iter().any(|arg| arg == name) {
+            continue;
+        }
+        println!("\n==== {name} ====");
+        let begun = Instant::now();
+        let ended = stage(&mut run);
+        let took = begun.elapsed();
+        match &ended {
+            Ended::Passed => println!("---- {name}: passed in {:.1} s", took.as_secs_f64()),
+            Ended::Failed(why) => println!("{why}\n---- {name}: FAILED after {:.1} s", took.as_secs_f64()),
+            Ended::NotRun(why) => println!("---- {name}: not run: {why}"),
+        }
+        run.stages.push((name, ended, took));
+    }
+    Ok(run.summary())
+}
+
+impl Run {
+    /// Prints the stages, what was left out, and the counts; decides the exit code.
+    fn summary(&self) -> ExitCode {
+        println!("\n==== summary ====");
+        let mut good = self.tests.failed == 0;
+        for (name, ended, took) in &self.stages {
+            let (word, detail) = match ended {
+                Ended::Passed => ("passed", String::new()),
+                Ended::Failed(why) => ("FAILED", format!(": {}", why.lines().next().unwrap_or_default())),
+                Ended::NotRun(why) => ("not run", format!(": {why}")),
+            };
+            println!("{name:<13} {word:<8} {:>7.1} s{detail}", took.as_secs_f64());
+            good &= match ended {
+                Ended::Passed => true,
+                Ended::Failed(_) => false,
+                // There is nowhere to get the database from on a machine without it: said, and no more.
+                Ended::NotRun(_) => !self.strict || *name == "advisories",
+            };
+        }
+        for name in &self.tests.names_failed {
+            println!("failed test: {name}");
+        }
+        for name in &self.tests.names_ignored {
+            println!("ignored test: {name}");
+        }
+        if self.strict && self.tests.ignored > 0 {
+            println!("CI=true: {} ignored tests are a failure", self.tests.ignored);
+            good = false;
+        }
+        let Tests { passed, failed, ignored, .. } = &self.tests;
+        println!("tests: {} run, {passed} passed, {failed} failed, {ignored} not run", passed + failed);
+        println!("{passed} passed, {failed} failed, {ignored} skipped");
+        if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    /// The parts that could be provided, of those named.
+    fn provided(&self, wanted: &[Part]) -> Vec<Provided> {
+        let found = self.parts.iter().filter(|(part, _)| wanted.contains(part));
+        found.filter_map(|(_, outcome)| outcome.as_ref().ok().cloned()).collect()
+    }
+
+    /// The program of one part; provided now if the stage `testbed` was not among those named.
+    fn program(&self, part: Part) -> Outcome<Provided> {
+        match self.parts.iter().find(|(have, _)| *have == part) {
+            Some((_, outcome)) => outcome.clone(),
+            None => {
+                provide(&[part]).pop().map_or_else(|| Err("nothing was provided".to_owned()), |(_, outcome)| outcome)
+            }
+        }
+    }
+
+    /// A part that cannot be had is a failure where nothing may be left out.
+    fn left_out(&self, why: String) -> Ended {
+        if self.strict { Ended::Failed(why) } else { Ended::NotRun(why) }
+    }
+}
+
+// The stages --------------------------------------------------------------------------------------------------------
+
+fn provide_parts(run: &mut Run) -> Ended {
+    run.parts = provide(&Part::ALL);
+    let mut problems = Vec::new();
+    for (part, outcome) in &run.parts {
+        match outcome {
+            Ok(one) => println!("{:<11} {:<42} {:>6.1} s", part.name(), one.source, one.took.as_secs_f64()),
+            Err(problem) => problems.push(format!("{}: {problem}", part.name())),
+        }
+    }
+    if problems.is_empty() { Ended::Passed } else { run.left_out(problems.join("; ")) }
+}
+
+fn format(_: &mut Run) -> Ended {
+    let workspace = capture(cargo().args(["fmt", "--all", "--", "--check"]));
+    let example = capture(cargo().args(["fmt", "--all", "--manifest-path", EXAMPLE, "--", "--check"]));
+    ended(workspace.and(example))
+}
+
+fn architecture(run: &mut Run) -> Ended {
+    let mut command = cargo();
+    command.args(["test", "--package", "e2e", "--test", "architecture"]);
+    // Its tests run again, and are counted, with all the others.
+    match stream(&mut command, &mut Tests::default()) {
+        Err(why) if run.strict => Ended::Failed(why),
+        other => ended(other),
+    }
+}
+
+fn deny(run: &mut Run) -> Ended {
+    match run.program(Part::CargoDeny) {
+        Err(why) => run.left_out(why),
+        Ok(tool) => {
+            let check = |manifest: &str| {
+                let mut command = Command::new(&tool.program);
+                command.args(["--color", "never", "--log-level", "error", "--manifest-path", manifest, "check"]);
+                command.args(["--hide-inclusion-graph", "licenses", "bans", "sources"]);
+                capture(&mut command)
+            };
+            ended(check("Cargo.toml").and_then(|_| check_example(&tool)))
+        }
+    }
+}
+
+/// The example is a workspace of its own, held to the same licences and sources.
+fn check_example(tool: &Provided) -> Outcome<String> {
+    let mut command = Command::new(&tool.program);
+    command.args(["--color", "never", "--log-level", "error", "--manifest-path", EXAMPLE, "check"]);
+    capture(command.args(["--config", "deny.toml", "--hide-inclusion-graph", "licenses", "sources"]))
+}
+
+fn advisories(run: &mut Run) -> Ended {
+    let Some(database) = std::env::var_os(ADVISORIES) else {
+        return Ended::NotRun(format!("no database of advisories here; name a clone of one in {ADVISORIES}"));
+    };
+    match run.program(Part::CargoDeny) {
+        Err(why) => run.left_out(why),
+        Ok(tool) => ended(check_advisories(&tool, Path::new(&database))),
+    }
+}
+
+/// `deny.toml` with the database in place of the address that it is usually fetched from.
+fn check_advisories(tool: &Provided, database: &Path) -> Outcome<String> {
+    let folder = tempfile::tempdir().map_err(|cause| format!("no temporary folder: {cause}"))?;
+    let configuration = folder.path().join("deny.toml");
+    let text = std::fs::read_to_string("deny.toml").map_err(|cause| format!("deny.toml: {cause}"))?;
+    let url = format!("db-urls = [\"file://{}\"]", database.display());
+    let home = format!("db-path = \"{}\"", folder.path().join("databases").display());
+    let text = text.replace("[advisories]\n", &format!("[advisories]\n{home}\n{url}\n"));
+    std::fs::write(&configuration, text).map_err(|cause| format!("{}: {cause}", configuration.display()))?;
+    let mut command = Command::new(&tool.program);
+    command.args(["--color", "never", "--log-level", "error", "--manifest-path", "Cargo.toml", "check", "--config"]);
+    capture(command.arg(&configuration).args(["--hide-inclusion-graph", "advisories"]))
+}
+
+fn flake(run: &mut Run) -> Ended {
+    match run.program(Part::Nix) {
+        Err(why) => run.left_out(why),
+        Ok(tool) => ended(nix::check(&tool.program).map(|()| String::new())),
+    }
+}
+
+fn clippy(_: &mut Run) -> Ended {
+    let mut workspace = cargo();
+    workspace.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    let mut example = cargo();
+    example.args(["clippy", "--quiet", "--all-targets", "--target-dir", "target/example", "--manifest-path", EXAMPLE]);
+    example.args(["--", "-D", "warnings"]);
+    ended(capture(&mut workspace).and_then(|_| capture(&mut example)))
+}
+
+fn test(run: &mut Run) -> Ended {
+    let provided = if run.parts.is_empty() {
+        run.parts = provide(&Part::FOR_TESTS);
+        run.provided(&Part::FOR_TESTS)
+    } else {
+        run.provided(&Part::FOR_TESTS)
+    };
+    let testbed = match Testbed::start(&provided) {
+        Ok(testbed) => testbed,
+        Err(why) => return Ended::Failed(why),
+    };
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]).envs(testbed.environment());
+    let outcome = stream(&mut command, &mut run.tests);
+    drop(testbed);
+    ended(outcome)
+}
+
+fn example(run: &mut Run) -> Ended {
+    let mut command = cargo();
+    command.args(["test", "--no-fail-fast", "--target-dir", "target/example", "--manifest-path", EXAMPLE]);
+    ended(stream(&mut command, &mut run.tests))
+}
+
+fn ended(outcome: Outcome<String>) -> Ended {
+    match outcome {
+        Ok(_) => Ended::Passed,
+        Err(why) => Ended::Failed(why),
+    }
+}
+
+// Counting ----------------------------------------------------------------------------------------------------------
+
+/// The sum of the `test result:` lines.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tests {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    names_failed: Vec<String>,
+    names_ignored: Vec<String>,
+}
+
+impl Tests {
+    /// Takes in one line of `cargo test`.
+    fn read(&mut self, line: &str) {
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            let count = |what: &str| {
+                let field = counts.split([';', '.']).map(str::trim).find_map(|field| field.strip_suffix(what));
+                field.and_then(|number| number.trim().parse::<u64>().ok()).unwrap_or(0)
+            };
+            self.passed += count("passed");
+            self.failed += count("failed");
+            self.ignored += count("ignored");
+        } else if let Some((name, verdict)) = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... ")) {
+            if verdict == "FAILED" {
+                self.names_failed.push(name.to_owned());
+            } else if verdict.starts_with("ignored") {
+                self.names_ignored.push(name.to_owned());
+            }
+        }
+    }
+}
+
+/// Runs `command` with its output shown as it comes and counted; a failure carries the output's end.
+fn stream(command: &mut Command, tests: &mut Tests) -> Outcome<String> {
+    let shown = show(command);
+    println!("{shown}");
+    let failed_before = tests.failed;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|cause| format!("{shown} did not start: {cause}"))?;
+    let mut last: VecDeque<String> = VecDeque::new();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
+            let line = line.map_err(|cause| format!("the output of {shown}: {cause}"))?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            println!("{line}");
+            tests.read(&line);
+            if last.len() == 60 {
+                last.pop_front();
+            }
+            last.push_back(line);
+        }
+    }
+    let status = child.wait().map_err(|cause| format!("{shown}: {cause}"))?;
+    if status.success() {
+        return Ok(String::new());
+    }
+    if tests.failed == failed_before {
+        // A test program that did not build or was killed printed no result; it must not count as nothing.
+        tests.failed += 1;
+        tests.names_failed.push(format!("(none was counted) {shown}"));
+    }
+    Err(format!("{shown} ended with {status}\n{}", tail(&Vec::from(last).join("\n"), 60)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_summed_and_failures_named() {
+        let mut tests = Tests::default();
+        for line in [
+            "running 3 tests",
+            "test config::reads ... ok",
+            "test config::fails ... FAILED",
+            "test slow - ignored ... ignored, needs a server",
+            "test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; finished in 12.30s",
+        ] {
+            tests.read(line);
+        }
+        assert_eq!((tests.passed, tests.failed, tests.ignored), (41, 1, 1));
+        assert_eq!(tests.names_failed, ["config::fails"]);
+        assert_eq!(tests.names_ignored, ["slow - ignored"]);
+    }
+
+    #[test]
+    fn a_run_without_results_counts_as_a_failure() {
+        let mut tests = Tests::default();
+        let outcome = stream(&mut Command::new("false"), &mut tests);
+        assert!(outcome.unwrap_err().starts_with("false ended with"));
+        assert_eq!(tests.failed, 1);
+    }
+}

@@ -1,0 +1,124 @@
+//! `cargo xtask testbed`: the real programs that the tests are run against.
+//!
+//! A *part* is one of them. It is provided once (Debian package, Go module or crate, at a pinned
+//! version, kept in the user's cache folder), and, if it is a server, started afresh for each run
+//! on a free loopback port with its own temporary folders. Nothing here replaces a part by a
+//! double, reuses a server that was already running, or leaves one behind: a [`Testbed`] that is
+//! dropped stops what it started, by process id.
+
+mod http;
+mod prove;
+mod provide;
+mod servers;
+
+pub(crate) use provide::{Provided, provide};
+pub(crate) use servers::Testbed;
+
+use crate::shell::Outcome;
+use std::process::{Command, ExitCode};
+
+/// One program that tests need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// A private Docker Engine.
+    Docker,
+    /// An OCI registry without authentication.
+    Registry,
+    /// An S3 server that is not ours.
+    Minio,
+    /// The verifier of Sigstore bundles.
+    Cosign,
+    /// The reader of image archives and registries.
+    Skopeo,
+    /// The S3 client that operators have.
+    Awscli,
+    /// Licences, bans and sources of our dependencies.
+    CargoDeny,
+    /// The evaluator of `flake.nix`.
+    Nix,
+}
+
+impl Part {
+    /// Every part, servers first.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Docker,
+        Self::Registry,
+        Self::Minio,
+        Self::Cosign,
+        Self::Skopeo,
+        Self::Awscli,
+        Self::CargoDeny,
+        Self::Nix,
+    ];
+    /// What the workspace's tests ask for by `SEALIFT_TEST_*`.
+    pub(crate) const FOR_TESTS: [Self; 6] =
+        [Self::Docker, Self::Registry, Self::Minio, Self::Cosign, Self::Skopeo, Self::Awscli];
+
+    /// The name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Registry => "registry",
+            Self::Minio => "minio",
+            Self::Cosign => "cosign",
+            Self::Skopeo => "skopeo",
+            Self::Awscli => "awscli",
+            Self::CargoDeny => "cargo-deny",
+            Self::Nix => "nix",
+        }
+    }
+
+    fn parse(name: &str) -> Outcome<Self> {
+        Self::ALL.into_iter().find(|part| part.name() == name).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|part| part.name()).collect();
+            format!("no part is called '{name}'; there are {}", known.join(", "))
+        })
+    }
+}
+
+/// The task: without a command it provides, starts, proves and stops; with one it runs it among the servers.
+pub(crate) fn run(args: &[String]) -> Outcome<ExitCode> {
+    let (names, command) = match args.iter().position(|word| word == "--") {
+        Some(at) => (&args[..at], Some(&args[at + 1..])),
+        None => (args, None),
+    };
+    let (names, must_run) = match names.split_first() {
+        Some((first, rest)) if first == "run" => (rest, true),
+        _ => (names, false),
+    };
+    let named = names.iter().map(|name| Part::parse(name)).collect::<Outcome<Vec<_>>>()?;
+    match command {
+        Some([]) => Err("nothing follows '--'; say: cargo xtask testbed -- CMD…".to_owned()),
+        None if must_run => Err("'testbed run' needs a command; say: cargo xtask testbed run -- CMD…".to_owned()),
+        Some([program, rest @ ..]) => {
+            let parts = if named.is_empty() { Part::FOR_TESTS.to_vec() } else { named };
+            let testbed = Testbed::start(&provide_all(&parts)?)?;
+            let status = Command::new(program)
+                .args(rest)
+                .envs(testbed.environment())
+                .status()
+                .map_err(|cause| format!("{program} did not start: {cause}"))?;
+            drop(testbed);
+            Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+        }
+        None => {
+            let parts = if named.is_empty() { Part::ALL.to_vec() } else { named };
+            let provided = provide_all(&parts)?;
+            let testbed = Testbed::start(&provided)?;
+            prove::table(&provided, &testbed)
+        }
+    }
+}
+
+/// Provides every part or says of each one why not.
+fn provide_all(parts: &[Part]) -> Outcome<Vec<Provided>> {
+    let mut ready = Vec::new();
+    let mut problems = Vec::new();
+    for (part, outcome) in provide(parts) {
+        match outcome {
+            Ok(provided) => ready.push(provided),
+            Err(problem) => problems.push(format!("{}: {problem}", part.name())),
+        }
+    }
+    if problems.is_empty() { Ok(ready) } else { Err(problems.join("\n")) }
+}

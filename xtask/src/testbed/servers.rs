@@ -1,0 +1,272 @@
+//! The servers of one run: started on free loopback ports, waited for, stopped when dropped.
+//!
+//! Each server dies with this task even if the task is killed (`setpriv --pdeathsig`, where there is one), and is
+//! otherwise asked to stop by its process id and killed only if it does not. Nothing outlives the [`Testbed`]: data,
+//! sockets, logs and the private Docker Engine's bridge go with it.
+
+use super::{Part, Provided, http};
+use crate::shell::{Outcome, capture, find_program, tail};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const STOPPED_WITHIN: Duration = Duration::from_secs(20);
+
+pub(super) const MINIO_KEY: &str = "sealift-test";
+pub(super) const MINIO_SECRET: &str = "sealift-test-secret";
+pub(super) const MINIO_BUCKET: &str = "sealift-test";
+
+/// The running servers, and where the programs are.
+#[derive(Debug)]
+pub(crate) struct Testbed {
+    // Fields are dropped in this order: the servers stop before the bridge and the folders go.
+    servers: Vec<Server>,
+    bridge: Option<Bridge>,
+    environment: Vec<(String, String)>,
+    folder: TempDir,
+}
+
+impl Testbed {
+    /// Starts the server of each part that is one, and waits until it answers.
+    pub(crate) fn start(provided: &[Provided]) -> Outcome<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("sealift-testbed-")
+            .tempdir()
+            .map_err(|cause| format!("no temporary folder for the servers: {cause}"))?;
+        let mut testbed = Self { servers: Vec::new(), bridge: None, environment: Vec::new(), folder };
+        for one in provided {
+            let value = match one.part {
+                Part::Docker => testbed.start_docker(&one.program)?,
+                Part::Registry => testbed.start_registry(&one.program)?,
+                Part::Minio => testbed.start_minio(&one.program)?,
+                Part::Cosign | Part::Skopeo | Part::Awscli | Part::CargoDeny | Part::Nix => {
+                    one.program.display().to_string()
+                }
+            };
+            if let Some(name) = variable(one.part) {
+                testbed.environment.push((name.to_owned(), value));
+            }
+        }
+        Ok(testbed)
+    }
+
+    /// `SEALIFT_TEST_*`, for the tests.
+    pub(crate) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The value of the variable of `part`.
+    pub(super) fn value(&self, part: Part) -> Option<&str> {
+        let wanted = variable(part)?;
+        self.environment().find_map(|(name, value)| (name == wanted).then_some(value))
+    }
+
+    /// A fresh folder that goes with the testbed.
+    pub(super) fn scratch(&self, name: &str) -> Outcome<PathBuf> {
+        let path = self.folder.path().join(name);
+        fs::create_dir_all(&path).map_err(|cause| format!("{}: {cause}", path.display()))?;
+        Ok(path)
+    }
+
+    fn start_docker(&mut self, program: &Path) -> Outcome<String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("a private Docker Engine needs root; run as root, or leave out the part 'docker'".to_owned());
+        }
+        let run = self.scratch("docker")?;
+        let socket = run.join("docker.sock");
+        let bridge = Bridge::make()?;
+        let mut command = guarded(program);
+        command.arg("--data-root").arg(run.join("data")).arg("--exec-root").arg(run.join("exec"));
+        command.arg("--pidfile").arg(run.join("docker.pid")).arg("--config-file").arg(run.join("none.json"));
+        command.arg("-H").arg(format!("unix://{}", socket.display()));
+        command.args(["--bridge", &bridge.name, "--default-address-pool", &bridge.pool]);
+        // Without a configuration file of its own the engine would read the machine's.
+        fs::write(run.join("none.json"), "{}").map_err(|cause| format!("{}: {cause}", run.display()))?;
+        self.bridge = Some(bridge);
+        let answers = || http::get_unix(&socket, "/_ping").is_ok_and(|(status, _)| status == 200);
+        self.servers.push(Server::start("dockerd", &mut command, &run, answers)?);
+        Ok(format!("unix://{}", socket.display()))
+    }
+
+    fn start_registry(&mut self, program: &Path) -> Outcome<String> {
+        let run = self.scratch("registry")?;
+        let server = on_free_ports("docker-registry", |ports| {
+            let configuration = run.join("config.yml");
+            let text = format!(
+                "version: 0.1\nlog: {{level: warn}}\nstorage:\n  filesystem: {{rootdirectory: {data}}}\n  \
+                 delete: {{enabled: true}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
+                data = run.join("data").display(),
+                port = ports[0],
+            );
+            fs::write(&configuration, text).map_err(|cause| format!("{}: {cause}", configuration.display()))?;
+            let answers = || http::get(ports[0], "/v2/").is_ok_and(|(status, _)| status == 200);
+            Server::start("docker-registry", guarded(program).arg("serve").arg(&configuration), &run, answers)
+        })?;
+        let address = format!("127.0.0.1:{}", server.1[0]);
+        self.servers.push(server.0);
+        Ok(address)
+    }
+
+    fn start_minio(&mut self, program: &Path) -> Outcome<String> {
+        let run = self.scratch("minio")?;
+        // A folder of the drive is a bucket, so that no client is needed to make one.
+        let bucket = run.join("data").join(MINIO_BUCKET);
+        fs::create_dir_all(&bucket).map_err(|cause| format!("{}: {cause}", bucket.display()))?;
+        let server = on_free_ports("minio", |ports| {
+            let mut command = guarded(program);
+            command.args(["server", "--quiet", "--address", &format!("127.0.0.1:{}", ports[0])]);
+            command.args(["--console-address", &format!("127.0.0.1:{}", ports[1]), "--certs-dir"]);
+            command.arg(run.join("certs")).arg(run.join("data"));
+            command.env("MINIO_ROOT_USER", MINIO_KEY).env("MINIO_ROOT_PASSWORD", MINIO_SECRET);
+            command.envs([("MINIO_UPDATE", "off"), ("MINIO_BROWSER", "off"), ("MINIO_CALLHOME_ENABLE", "off")]);
+            let answers = || http::get(ports[0], "/minio/health/ready").is_ok_and(|(status, _)| status == 200);
+            Server::start("minio", &mut command, &run, answers)
+        })?;
+        let port = server.1[0];
+        self.servers.push(server.0);
+        Ok(format!("http://{MINIO_KEY}:{MINIO_SECRET}@127.0.0.1:{port}/{MINIO_BUCKET}"))
+    }
+}
+
+/// The environment variable by which tests find `part`.
+fn variable(part: Part) -> Option<&'static str> {
+    match part {
+        Part::Docker => Some("SEALIFT_TEST_DOCKER"),
+        Part::Registry => Some("SEALIFT_TEST_REGISTRY"),
+        Part::Minio => Some("SEALIFT_TEST_MINIO"),
+        Part::Cosign => Some("SEALIFT_TEST_COSIGN"),
+        Part::Skopeo => Some("SEALIFT_TEST_SKOPEO"),
+        Part::Awscli => Some("SEALIFT_TEST_AWS"),
+        Part::CargoDeny | Part::Nix => None,
+    }
+}
+
+/// `program`, told by the kernel to end when this task does.
+fn guarded(program: &Path) -> Command {
+    match find_program("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "TERM", "--"]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    }
+}
+
+/// Two free ports, tried again where another process took one between the look and the start.
+fn on_free_ports(name: &str, start: impl Fn([u16; 2]) -> Outcome<Server>) -> Outcome<(Server, [u16; 2])> {
+    let mut problem = String::new();
+    for _ in 0..3 {
+        let ports = free_ports().map_err(|cause| format!("no free loopback port for {name}: {cause}"))?;
+        match start(ports) {
+            Ok(server) => return Ok((server, ports)),
+            Err(why) => problem = why,
+        }
+    }
+    Err(problem)
+}
+
+fn free_ports() -> std::io::Result<[u16; 2]> {
+    // Both are held until both are known, so that they differ.
+    let (first, second) = (TcpListener::bind(("127.0.0.1", 0))?, TcpListener::bind(("127.0.0.1", 0))?);
+    Ok([first.local_addr()?.port(), second.local_addr()?.port()])
+}
+
+/// One server process.
+#[derive(Debug)]
+struct Server {
+    name: &'static str,
+    child: Child,
+}
+
+impl Server {
+    /// Starts `command` with its output in a log under `run`, and waits until `answers`.
+    fn start(name: &'static str, command: &mut Command, run: &Path, answers: impl Fn() -> bool) -> Outcome<Self> {
+        let log = run.join("log");
+        let named = |cause: std::io::Error| format!("{}: {cause}", log.display());
+        let output = fs::File::create(&log).map_err(named)?;
+        let errors = output.try_clone().map_err(named)?;
+        command.stdin(Stdio::null()).stdout(output).stderr(errors).current_dir(run);
+        let child = command.spawn().map_err(|cause| format!("{name} did not start: {cause}"))?;
+        let mut server = Self { name, child };
+        let begun = Instant::now();
+        loop {
+            let said = || tail(&fs::read_to_string(&log).unwrap_or_default(), 30);
+            if let Ok(Some(status)) = server.child.try_wait() {
+                return Err(format!("{name} ended with {status} before it answered; its last lines:\n{}", said()));
+            }
+            if answers() {
+                return Ok(server);
+            }
+            if begun.elapsed() > READY_WITHIN {
+                let seconds = READY_WITHIN.as_secs();
+                return Err(format!("{name} did not answer within {seconds} s; its last lines:\n{}", said()));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // A child that was not waited for keeps its id, so the signal reaches nobody else.
+        if let (Ok(None), Some(pid)) = (self.child.try_wait(), pid) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let begun = Instant::now();
+        while let Ok(None) = self.child.try_wait() {
+            if begun.elapsed() > STOPPED_WITHIN {
+                eprintln!("testbed: {} did not stop within {} s and was killed", self.name, STOPPED_WITHIN.as_secs());
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A network bridge for one private Docker Engine: two engines on one machine would share `docker0` and give two
+/// containers one address.
+#[derive(Debug)]
+struct Bridge {
+    name: String,
+    /// Where the engine takes the networks from that its clients make.
+    pool: String,
+}
+
+impl Bridge {
+    fn make() -> Outcome<Self> {
+        let ip = find_program("ip").ok_or("there is no program 'ip' (Debian package iproute2)")?;
+        let pid = std::process::id();
+        let (high, low) = ((pid / 256) % 16, pid % 256);
+        let bridge = Self {
+            name: format!("sealift{}", pid % 100_000_000),
+            pool: format!("base=10.{}.{low}.0/24,size=28", 224 + high),
+        };
+        capture(Command::new(&ip).args(["link", "add", &bridge.name, "type", "bridge"]))?;
+        let address = format!("10.{}.{low}.1/24", 208 + high);
+        capture(Command::new(&ip).args(["address", "add", &address, "dev", &bridge.name]))?;
+        capture(Command::new(&ip).args(["link", "set", &bridge.name, "up"]))?;
+        Ok(bridge)
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        if let Some(ip) = find_program("ip")
+            && let Err(problem) = capture(Command::new(ip).args(["link", "delete", &self.name]))
+        {
+            eprintln!("testbed: the bridge {} is left: {problem}", self.name);
+        }
+    }
+}
