@@ -1,8 +1,56 @@
 //! `Sealift.toml` in three typed stages: as written, validated, resolved for one environment.
+//!
+//! - [`parse`] reads the text section by section with the places of its keys (stage 1), then checks what needs two
+//!   sections (stage 2). It never stops at the first problem, and gives no [`Config`] unless there is none at all: every
+//!   name in a `Config` refers to something that exists.
+//! - [`resolve`] merges what one environment says over what the components say (stage 3).
+//!
+//! Nothing here opens a file: paths are checked by their text alone. No secret is accepted, only references to secrets,
+//! and no message quotes what was written in the place of one.
 
+mod checks;
+mod keys;
 mod model;
+mod paths;
+mod problems;
+mod reader;
+mod resolve;
+mod validate;
+mod written;
+
+#[cfg(test)]
+mod tests;
 
 pub use model::*;
+pub use problems::{Problem, Problems};
+pub use resolve::{Resolved, ResolvedComponent, ResolvedRun, resolve};
+
+/// Text beyond this is refused unread: nesting costs stack.
+const MOST_BYTES: usize = 256 << 10;
+
+/// Reads and validates the text of a configuration file. `file` is what the problems call it.
+///
+/// # Errors
+/// All problems of the file at once. After a syntax error, what may only be its consequence (something missing, a
+/// reference to it) is left out.
+pub fn parse(text: &str, file: &str) -> Result<Config, Problems> {
+    if text.len() > MOST_BYTES {
+        let message = format!("is larger than {} KiB, which no configuration is", MOST_BYTES >> 10);
+        return Err(Problems {
+            file: file.to_owned(),
+            list: vec![Problem { line: 1, column: 1, key: String::new(), message }],
+        });
+    }
+    let (document, errors) = toml::de::DeTable::parse_recoverable(text);
+    let reader = reader::Reader::new(text);
+    for error in &errors {
+        reader.syntax(error);
+    }
+    let config = written::read(&reader::Node::root(&reader, document.get_ref()));
+    validate::check(&config, &reader);
+    reader.finish(file)?;
+    Ok(config)
+}
 
 /// Durations as text in configuration and JSON: `90s`, `1m 30s`, `250ms`.
 pub mod duration {
@@ -54,7 +102,9 @@ pub mod duration {
     /// For serde's `with`.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a duration: write 500ms, 30s, 5m, 2h or 7d")))
+        parse(&text).ok_or_else(|| {
+            serde::de::Error::custom(format!("{text:?} is not a duration: write 500ms, 30s, 5m, 2h or 7d"))
+        })
     }
 }
 
@@ -74,7 +124,10 @@ pub mod duration_option {
     /// For serde's `with`.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
         Option::<String>::deserialize(deserializer)?
-            .map(|text| super::duration::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a duration"))))
+            .map(|text| {
+                super::duration::parse(&text)
+                    .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a duration")))
+            })
             .transpose()
     }
 }

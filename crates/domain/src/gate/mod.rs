@@ -3,6 +3,10 @@
 //! Across checks the worst verdict wins: crit > inconclusive > warn > ok. Evidence that is missing, stale, thin or not
 //! a number is *inconclusive*: it holds, it never promotes. No measurement is never a success.
 
+mod decide;
+
+pub use decide::{check, gate};
+
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, time::Duration};
 
