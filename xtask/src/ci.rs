@@ -17,9 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+const LICENCES: &str = "deny.toml";
 const EXAMPLE: &str = "deploy/examples/wine/Cargo.toml";
-/// A local copy of the RustSec database; without it advisories are not checked.
+/// Names a clone of the RustSec database or its address; without it advisories are not checked.
 const ADVISORIES: &str = "SEALIFT_ADVISORY_DATABASE";
+/// The address in `deny.toml`.
+const ADVISORIES_ADDRESS: &str = "https://github.com/rustsec/advisory-db";
 
 /// How a stage ended.
 enum Ended {
@@ -152,8 +155,9 @@ fn provide_parts(run: &mut Run) -> Ended {
 }
 
 fn format(_: &mut Run) -> Ended {
-    let workspace = capture(cargo().args(["fmt", "--all", "--", "--check"]));
-    let example = capture(cargo().args(["fmt", "--all", "--manifest-path", EXAMPLE, "--", "--check"]));
+    let workspace = capture(cargo().args(["fmt", "--all", "--", "--check", "--color", "never"]));
+    let example =
+        capture(cargo().args(["fmt", "--all", "--manifest-path", EXAMPLE, "--", "--check", "--color", "never"]));
     ended(workspace.and(example))
 }
 
@@ -171,46 +175,43 @@ fn deny(run: &mut Run) -> Ended {
     match run.program(Part::CargoDeny) {
         Err(why) => run.left_out(why),
         Ok(tool) => {
-            let check = |manifest: &str| {
-                let mut command = Command::new(&tool.program);
-                command.args(["--color", "never", "--log-level", "error", "--manifest-path", manifest, "check"]);
-                command.args(["--hide-inclusion-graph", "licenses", "bans", "sources"]);
-                capture(&mut command)
-            };
-            ended(check("Cargo.toml").and_then(|_| check_example(&tool)))
+            let check = |manifest, checks| capture(&mut cargo_deny(&tool, manifest, Path::new(LICENCES), checks));
+            let workspace = check("Cargo.toml", &["licenses", "bans", "sources"]);
+            // The example is a workspace of its own, held to the same licences and sources.
+            ended(workspace.and_then(|_| check(EXAMPLE, &["licenses", "sources"])))
         }
     }
 }
 
-/// The example is a workspace of its own, held to the same licences and sources.
-fn check_example(tool: &Provided) -> Outcome<String> {
+fn cargo_deny(tool: &Provided, manifest: &str, configuration: &Path, checks: &[&str]) -> Command {
     let mut command = Command::new(&tool.program);
-    command.args(["--color", "never", "--log-level", "error", "--manifest-path", EXAMPLE, "check"]);
-    capture(command.args(["--config", "deny.toml", "--hide-inclusion-graph", "licenses", "sources"]))
+    command.args(["--color", "never", "--log-level", "error", "--manifest-path", manifest, "--config"]);
+    command.arg(configuration).args(["check", "--hide-inclusion-graph"]).args(checks);
+    command
 }
 
 fn advisories(run: &mut Run) -> Ended {
-    let Some(database) = std::env::var_os(ADVISORIES) else {
-        return Ended::NotRun(format!("no database of advisories here; name a clone of one in {ADVISORIES}"));
+    let Ok(database) = std::env::var(ADVISORIES) else {
+        return Ended::NotRun(format!("no database of advisories here; name a clone or an address in {ADVISORIES}"));
     };
     match run.program(Part::CargoDeny) {
         Err(why) => run.left_out(why),
-        Ok(tool) => ended(check_advisories(&tool, Path::new(&database))),
+        Ok(tool) => ended(check_advisories(&tool, &database)),
     }
 }
 
-/// `deny.toml` with the database in place of the address that it is usually fetched from.
-fn check_advisories(tool: &Provided, database: &Path) -> Outcome<String> {
+/// Checks with git told to take `database`, a folder or an address, for the one that `deny.toml` names, and with a
+/// copy of its own, so that what was named here is not found again elsewhere.
+fn check_advisories(tool: &Provided, database: &str) -> Outcome<String> {
     let folder = tempfile::tempdir().map_err(|cause| format!("no temporary folder: {cause}"))?;
     let configuration = folder.path().join("deny.toml");
-    let text = std::fs::read_to_string("deny.toml").map_err(|cause| format!("deny.toml: {cause}"))?;
-    let url = format!("db-urls = [\"file://{}\"]", database.display());
-    let home = format!("db-path = \"{}\"", folder.path().join("databases").display());
-    let text = text.replace("[advisories]\n", &format!("[advisories]\n{home}\n{url}\n"));
+    let text = std::fs::read_to_string(LICENCES).map_err(|cause| format!("{LICENCES}: {cause}"))?;
+    let place = format!("[advisories]\ndb-path = \"{}\"\n", folder.path().join("databases").display());
+    let text = text.replace("[advisories]\n", &place);
     std::fs::write(&configuration, text).map_err(|cause| format!("{}: {cause}", configuration.display()))?;
-    let mut command = Command::new(&tool.program);
-    command.args(["--color", "never", "--log-level", "error", "--manifest-path", "Cargo.toml", "check", "--config"]);
-    capture(command.arg(&configuration).args(["--hide-inclusion-graph", "advisories"]))
+    let mut command = cargo_deny(tool, "Cargo.toml", &configuration, &["advisories"]);
+    command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_KEY_0", format!("url.{database}.insteadOf"));
+    capture(command.env("GIT_CONFIG_VALUE_0", ADVISORIES_ADDRESS))
 }
 
 fn flake(run: &mut Run) -> Ended {
@@ -230,13 +231,10 @@ fn clippy(_: &mut Run) -> Ended {
 }
 
 fn test(run: &mut Run) -> Ended {
-    let provided = if run.parts.is_empty() {
+    if run.parts.is_empty() {
         run.parts = provide(&Part::FOR_TESTS);
-        run.provided(&Part::FOR_TESTS)
-    } else {
-        run.provided(&Part::FOR_TESTS)
-    };
-    let testbed = match Testbed::start(&provided) {
+    }
+    let testbed = match Testbed::start(&run.provided(&Part::FOR_TESTS)) {
         Ok(testbed) => testbed,
         Err(why) => return Ended::Failed(why),
     };

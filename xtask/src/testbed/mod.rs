@@ -15,7 +15,7 @@ pub(crate) use provide::{Provided, provide};
 pub(crate) use servers::Testbed;
 
 use crate::shell::Outcome;
-use std::process::{Command, ExitCode};
+use std::{path::Path, process::ExitCode};
 
 /// One program that tests need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<ExitCode> {
         Some([program, rest @ ..]) => {
             let parts = if named.is_empty() { Part::FOR_TESTS.to_vec() } else { named };
             let testbed = Testbed::start(&provide_all(&parts)?)?;
-            let status = Command::new(program)
+            let status = servers::guarded(Path::new(program))
                 .args(rest)
                 .envs(testbed.environment())
                 .status()

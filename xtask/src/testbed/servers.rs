@@ -18,6 +18,9 @@ use std::{
 use tempfile::TempDir;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// The folder of a run, and the bridge of its engine, are called by the process that made them.
+const FOLDER: &str = "sealift-testbed-";
+const BRIDGE: &str = "sealift";
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 
 pub(super) const MINIO_KEY: &str = "sealift-test";
@@ -37,8 +40,9 @@ pub(crate) struct Testbed {
 impl Testbed {
     /// Starts the server of each part that is one, and waits until it answers.
     pub(crate) fn start(provided: &[Provided]) -> Outcome<Self> {
+        sweep();
         let folder = tempfile::Builder::new()
-            .prefix("sealift-testbed-")
+            .prefix(&format!("{FOLDER}{}-", std::process::id()))
             .tempdir()
             .map_err(|cause| format!("no temporary folder for the servers: {cause}"))?;
         let mut testbed = Self { servers: Vec::new(), bridge: None, environment: Vec::new(), folder };
@@ -87,7 +91,8 @@ impl Testbed {
         command.arg("--data-root").arg(run.join("data")).arg("--exec-root").arg(run.join("exec"));
         command.arg("--pidfile").arg(run.join("docker.pid")).arg("--config-file").arg(run.join("none.json"));
         command.arg("-H").arg(format!("unix://{}", socket.display()));
-        command.args(["--bridge", &bridge.name, "--default-address-pool", &bridge.pool]);
+        command.args(["--bridge", &bridge.name(), "--default-address-pool"]);
+        command.arg(format!("base={}0/24,size=28", bridge.networks()));
         // Without a configuration file of its own the engine would read the machine's.
         fs::write(run.join("none.json"), "{}").map_err(|cause| format!("{}: {cause}", run.display()))?;
         self.bridge = Some(bridge);
@@ -149,8 +154,28 @@ fn variable(part: Part) -> Option<&'static str> {
     }
 }
 
+/// Removes what a run left that was killed: its servers are gone by then, its folder and its bridge are not.
+fn sweep() {
+    let gone = |digits: &str| digits.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+    let names = |folder: &Path| -> Vec<String> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let temporary = std::env::temp_dir();
+    for name in names(&temporary) {
+        if name.strip_prefix(FOLDER).and_then(|rest| rest.split('-').next()).is_some_and(gone) {
+            let _ = fs::remove_dir_all(temporary.join(name));
+        }
+    }
+    for name in names(Path::new("/sys/class/net")) {
+        if let Some(pid) = name.strip_prefix(BRIDGE).filter(|pid| gone(pid)).and_then(|pid| pid.parse().ok()) {
+            drop(Bridge { pid });
+        }
+    }
+}
+
 /// `program`, told by the kernel to end when this task does.
-fn guarded(program: &Path) -> Command {
+pub(super) fn guarded(program: &Path) -> Command {
     match find_program("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
@@ -235,38 +260,78 @@ impl Drop for Server {
     }
 }
 
-/// A network bridge for one private Docker Engine: two engines on one machine would share `docker0` and give two
-/// containers one address.
+/// The network of one private Docker Engine: a bridge of its own, because two engines on one machine would share
+/// `docker0` and give two containers one address. Named and numbered by the process that made it.
 #[derive(Debug)]
 struct Bridge {
-    name: String,
-    /// Where the engine takes the networks from that its clients make.
-    pool: String,
+    pid: u32,
 }
 
 impl Bridge {
     fn make() -> Outcome<Self> {
-        let ip = find_program("ip").ok_or("there is no program 'ip' (Debian package iproute2)")?;
-        let pid = std::process::id();
-        let (high, low) = ((pid / 256) % 16, pid % 256);
-        let bridge = Self {
-            name: format!("sealift{}", pid % 100_000_000),
-            pool: format!("base=10.{}.{low}.0/24,size=28", 224 + high),
-        };
-        capture(Command::new(&ip).args(["link", "add", &bridge.name, "type", "bridge"]))?;
-        let address = format!("10.{}.{low}.1/24", 208 + high);
-        capture(Command::new(&ip).args(["address", "add", &address, "dev", &bridge.name]))?;
-        capture(Command::new(&ip).args(["link", "set", &bridge.name, "up"]))?;
+        let bridge = Self { pid: std::process::id() };
+        bridge.tool("ip", &["link", "add", &bridge.name(), "type", "bridge"])?;
+        bridge.tool("ip", &["address", "add", &format!("{}1/24", bridge.containers()), "dev", &bridge.name()])?;
+        bridge.tool("ip", &["link", "set", &bridge.name(), "up"])?;
         Ok(bridge)
+    }
+
+    fn name(&self) -> String {
+        format!("{BRIDGE}{}", self.pid)
+    }
+
+    /// The first three numbers of the containers' addresses.
+    fn containers(&self) -> String {
+        format!("10.{}.{}.", 208 + (self.pid / 256) % 16, self.pid % 256)
+    }
+
+    /// The same of the networks that the engine's clients make.
+    fn networks(&self) -> String {
+        format!("10.{}.{}.", 224 + (self.pid / 256) % 16, self.pid % 256)
+    }
+
+    fn tool(&self, name: &str, args: &[&str]) -> Outcome<String> {
+        let program = find_program(name).ok_or_else(|| format!("there is no program '{name}'"))?;
+        capture(Command::new(program).args(args))
+    }
+
+    /// An engine that stops leaves its clients' bridges and its rules: both are known by their addresses.
+    fn remove(&self) -> Outcome {
+        let ours = [self.name(), self.containers(), self.networks()];
+        for line in self.tool("ip", &["-oneline", "-4", "address"])?.lines() {
+            if let Some(device) = line.split_whitespace().nth(1)
+                && line.contains(&format!(" {}", self.networks()))
+            {
+                self.remove_rules(device)?;
+                self.tool("ip", &["link", "delete", device])?;
+            }
+        }
+        for word in ours {
+            self.remove_rules(&word)?;
+        }
+        self.tool("ip", &["link", "delete", &self.name()]).map(drop)
+    }
+
+    fn remove_rules(&self, word: &str) -> Outcome {
+        for table in ["filter", "nat"] {
+            for rule in self.tool("iptables", &["--wait", "--table", table, "--list-rules"])?.lines() {
+                if let Some(rule) = rule.strip_prefix("-A ")
+                    && rule.split(' ').any(|part| part == word || (word.ends_with('.') && part.starts_with(word)))
+                {
+                    let mut delete = vec!["--wait", "--table", table, "-D"];
+                    delete.extend(rule.split(' '));
+                    self.tool("iptables", &delete)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        if let Some(ip) = find_program("ip")
-            && let Err(problem) = capture(Command::new(ip).args(["link", "delete", &self.name]))
-        {
-            eprintln!("testbed: the bridge {} is left: {problem}", self.name);
+        if let Err(problem) = self.remove() {
+            eprintln!("testbed: the network {} is left: {problem}", self.name());
         }
     }
 }
