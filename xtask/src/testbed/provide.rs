@@ -81,6 +81,9 @@ pub(crate) fn provide(parts: &[Part]) -> Vec<(Part, Outcome<Provided>)> {
         .map(|&part| {
             let begun = Instant::now();
             let found = match origin(part) {
+                _ if part == Part::Docker && !rustix::process::geteuid().is_root() => {
+                    Err("a private Docker Engine needs root; run as root, or leave out the part 'docker'".to_owned())
+                }
                 Origin::Debian { packages, programs } => match (&installed, debian_programs(programs)) {
                     (_, Some(path)) => Ok((path, debian_source(packages[0]))),
                     (Err(problem), None) => Err(problem.clone()),
@@ -136,7 +139,8 @@ fn debian_source(package: &str) -> String {
 fn install_debian(parts: &[Part]) -> Outcome<Vec<Part>> {
     let mut missing = Vec::new();
     let mut wanted = Vec::new();
-    for &part in parts {
+    let root = rustix::process::geteuid().is_root();
+    for &part in parts.iter().filter(|part| root || **part != Part::Docker) {
         if let Origin::Debian { packages, programs } = origin(part)
             && debian_programs(programs).is_none()
         {

@@ -81,9 +81,6 @@ impl Testbed {
     }
 
     fn start_docker(&mut self, program: &Path) -> Outcome<String> {
-        if !rustix::process::geteuid().is_root() {
-            return Err("a private Docker Engine needs root; run as root, or leave out the part 'docker'".to_owned());
-        }
         let run = self.scratch("docker")?;
         let socket = run.join("docker.sock");
         let bridge = Bridge::make()?;
