@@ -6,7 +6,7 @@
 
 use crate::{
     nix,
-    shell::{Outcome, capture, cargo, show, tail, workspace_root},
+    shell::{Outcome, capture, cargo, show, workspace_root},
     testbed::{Part, Provided, Testbed, provide},
 };
 use std::{
@@ -91,7 +91,7 @@ impl Run {
         for (name, ended, took) in &self.stages {
             let (word, detail) = match ended {
                 Ended::Passed => ("passed", String::new()),
-                Ended::Failed(why) => ("FAILED", format!(": {}", why.lines().next().unwrap_or_default())),
+                Ended::Failed(why) => ("FAILED", format!(": {:.100}", why.lines().next().unwrap_or_default())),
                 Ended::NotRun(why) => ("not run", format!(": {why}")),
             };
             println!("{name:<13} {word:<8} {:>7.1} s{detail}", took.as_secs_f64());
@@ -301,17 +301,14 @@ fn stream(command: &mut Command, tests: &mut Tests) -> Outcome<String> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|cause| format!("{shown} did not start: {cause}"))?;
-    let mut last: VecDeque<String> = VecDeque::new();
+    let mut end = End::default();
     if let Some(output) = child.stdout.take() {
         for line in BufReader::new(output).split(b'\n') {
             let line = line.map_err(|cause| format!("the output of {shown}: {cause}"))?;
             let line = String::from_utf8_lossy(&line).into_owned();
             println!("{line}");
             tests.read(&line);
-            if last.len() == 60 {
-                last.pop_front();
-            }
-            last.push_back(line);
+            end.read(line);
         }
     }
     let status = child.wait().map_err(|cause| format!("{shown}: {cause}"))?;
@@ -323,7 +320,37 @@ fn stream(command: &mut Command, tests: &mut Tests) -> Outcome<String> {
         tests.failed += 1;
         tests.names_failed.push(format!("(none was counted) {shown}"));
     }
-    Err(format!("{shown} ended with {status}\n{}", tail(&Vec::from(last).join("\n"), 60)))
+    Err(format!("{shown} ended with {status}\n{}", end.text()))
+}
+
+/// What is worth repeating of a long output: what the failed tests said, or else its last lines.
+#[derive(Default)]
+struct End {
+    inside: bool,
+    failures: Vec<String>,
+    last: VecDeque<String>,
+}
+
+impl End {
+    fn read(&mut self, line: String) {
+        // libtest prints `---- name stdout ----` and what the test said, until the list of failures.
+        if line.starts_with("---- ") && line.ends_with(" ----") {
+            self.inside = true;
+        } else if line == "failures:" || line.starts_with("test result: ") {
+            self.inside = false;
+        }
+        if self.inside && self.failures.len() < 400 {
+            self.failures.push(line.clone());
+        }
+        if self.last.len() == 60 {
+            self.last.pop_front();
+        }
+        self.last.push_back(line);
+    }
+
+    fn text(self) -> String {
+        if self.failures.is_empty() { Vec::from(self.last).join("\n") } else { self.failures.join("\n") }
+    }
 }
 
 #[cfg(test)]
@@ -346,6 +373,16 @@ mod tests {
         assert_eq!((tests.passed, tests.failed, tests.ignored), (41, 1, 1));
         assert_eq!(tests.names_failed, ["config::fails"]);
         assert_eq!(tests.names_ignored, ["slow - ignored"]);
+    }
+
+    #[test]
+    fn only_what_failed_tests_said_is_repeated() {
+        let mut end = End::default();
+        for line in ["test a ... FAILED", "", "---- a stdout ----", "it broke", "failures:", "    a", "test result: x"]
+        {
+            end.read(line.to_owned());
+        }
+        assert_eq!(end.text(), "---- a stdout ----\nit broke");
     }
 
     #[test]
