@@ -8,7 +8,9 @@
     let
       inherit (nixpkgs) lib;
       inherit ((lib.importTOML ./Cargo.toml).workspace.package) version;
-      each = make: lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (system: make nixpkgs.legacyPackages.${system});
+      each =
+        make:
+        lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (system: make nixpkgs.legacyPackages.${system});
 
       # Only what cargo reads: a change of the README rebuilds nothing.
       source = lib.fileset.toSource {
@@ -109,7 +111,9 @@
 
       checks = each (pkgs: {
         default = packageFor pkgs;
-        clippy = checkFor pkgs "clippy" [ pkgs.clippy ] "cargo clippy --offline --workspace --all-targets -- -D warnings";
+        clippy = checkFor pkgs "clippy" [
+          pkgs.clippy
+        ] "cargo clippy --offline --workspace --all-targets -- -D warnings";
         fmt = checkFor pkgs "fmt" [ pkgs.rustfmt ] "cargo fmt --all -- --check";
         # Without the end-to-end tests: they need servers that a sandbox does not have.
         test = checkFor pkgs "test" [ pkgs.git ] "cargo test --offline --workspace --exclude e2e";

@@ -44,7 +44,9 @@
         fileset = {
           unions =
             paths:
-            map (path: if builtins.pathExists path then toString path else throw "stub: ${toString path} is missing") paths;
+            map (
+              path: if builtins.pathExists path then toString path else throw "stub: ${toString path} is missing"
+            ) paths;
           toSource =
             { root, fileset }:
             builtins.path {
