@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`config`] | `Sealift.toml`: as written, validated, resolved for one environment |
 //! | [`detect`] | what `sealift init` concludes from the files of a repository |
+//! | [`compose`] | a release and an environment to a workload |
 //! | [`digest`], [`names`], [`version`] | identities: content, things, versions |
 //! | [`manifest`] | the content of a release, and the drift guard |
 //! | [`model`] | a model's record: metrics, lineage, version name |
@@ -20,6 +21,7 @@
 //! | [`fault`] | the classes of failure behind the exit codes |
 //! | [`near`] | "did you mean" |
 
+pub mod compose;
 pub mod config;
 pub mod detect;
 pub mod digest;

@@ -387,6 +387,26 @@ fn serve(which: Which, side: &Side) -> Vec<Step> {
     steps
 }
 
+/// What the executor does about a failed step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaction {
+    /// Trying again cannot help: the previous release is brought back and the rollout ends.
+    GoBack,
+    /// The machinery failed, not the release: the previous release is kept serving and the rollout can be resumed.
+    Hold,
+}
+
+/// Decides between going back and holding. What is wrong with the release or its parts will be wrong again; a store,
+/// an engine or a disk that failed may be back in a minute.
+pub fn react(class: crate::Class, releases_fault: bool) -> Reaction {
+    use crate::Class;
+    match class {
+        _ if releases_fault => Reaction::GoBack,
+        Class::BadInput | Class::NotFound | Class::Integrity | Class::NotPermitted | Class::Usage => Reaction::GoBack,
+        Class::Unavailable | Class::Internal | Class::Busy => Reaction::Hold,
+    }
+}
+
 /// The steps that leave nothing of a failed first release behind.
 pub fn clear_first() -> Vec<Step> {
     vec![Step::Stop { which: Which::New }, Step::Retire { which: Which::New }]

@@ -1,1 +1,60 @@
-//! stub
+//! Runs plans: lease, recheck, intent, act, observe, record.
+//!
+//! This is where the adapters meet: `store`, `snapshot`, `image`, `cluster` and `probe` never name each other. The
+//! engine gathers facts, asks `domain` for a decision, and carries it out; it decides nothing by itself.
+//!
+//! What it does **not** do: it prints nothing (it emits [`domain::Event`]s), it reads no environment variable except
+//! where a configuration names one as a secret, and it never changes a running environment except through
+//! [`rollout::execute`], [`rollout::resume`] and [`rollout::abort`].
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`workspace`] | a repository with its `Sealift.toml`, the host it is used on |
+//! | [`git`] | facts of the repository, asked of `git` in its stable formats |
+//! | [`keyring`] | signing keys and trusted keys as files |
+//! | [`journal`] | the ledger of an environment in the store: append, read, verify |
+//! | [`releases`], [`cut`] | sealed releases: find, verify; build, publish, seal |
+//! | [`data`], [`models`] | data sets and models of the workspace |
+//! | [`artifacts`] | what a workload needs, fetched and verified onto this host |
+//! | [`rollout`] | planning from facts, executing, resuming, aborting |
+//! | [`gates`] | measuring, judging, and the evidence that promotion asks for |
+//! | [`restore`] | a release out of the store, with nothing but a public key |
+//! | [`status`] | what runs, what happened, what a name means |
+//! | [`doctor`], [`init`] | checking a set-up, beginning one |
+//!
+//! Failure: every error names what was being done ([`Error`]) and has a [`domain::Class`]. After any failure
+//! `envs/<env>/current.json` points to a release that was verified and smoked; [`rollout::resume`] goes on from the
+//! ledger and an observation of the world.
+
+pub mod artifacts;
+pub mod cut;
+pub mod data;
+pub mod doctor;
+pub mod error;
+pub mod gates;
+pub mod git;
+pub mod init;
+pub mod journal;
+pub mod keyring;
+pub mod models;
+pub mod releases;
+pub mod restore;
+pub mod rollout;
+pub mod status;
+pub mod workspace;
+
+pub use error::{Error, Result};
+pub use workspace::{Host, Workspace};
+
+/// The platform of this machine as OCI names it.
+pub fn platform() -> String {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("linux/{architecture}")
+}
+
+/// The embedded S3 server, for `sealift store serve`.
+pub use store::serve;

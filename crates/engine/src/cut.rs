@@ -1,0 +1,557 @@
+//! From a commit to a sealed release: build, publish, seal.
+//!
+//! The order is that of the store: children before parents, the release's bundle last, create-only. So a cut that dies
+//! anywhere leaves at most orphans, and is finished by doing it again. What is published is byte for byte what was
+//! built: images are taken from their layout on disk, never built a second time.
+
+use crate::{
+    artifacts::{blocking, digest_of, layout_path},
+    data,
+    error::{Doing, Error, Result},
+    git::{self, Head},
+    journal::Log,
+    models, releases,
+    workspace::Workspace,
+};
+use domain::{
+    Digest, Event, Name, ReleaseName,
+    config::{Builder, Component, VersionSource},
+    event::Unit,
+    manifest::{self, Anchor, Manifest, Provenance, VersionKey},
+    version::{VersionFile, agree},
+};
+use ledger::{
+    bundle::Bundle,
+    keys::{SigningKey, TrustedKeys},
+    statement::{Statement, Subject, predicate_type},
+};
+use semver::Version;
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+use store::{Family, Store};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+
+/// How many lines of a failed command are shown.
+const TAIL: usize = 20;
+
+/// An image that was built.
+#[derive(Debug, Clone, Serialize)]
+pub struct BuiltComponent {
+    /// The component.
+    pub component: Name,
+    /// Its version.
+    pub version: Version,
+    /// `docker`, `oci` or `none`.
+    pub builder: String,
+    /// The image; `None` for a component without a builder.
+    pub image: Option<manifest::Image>,
+    /// Its platform.
+    pub platform: Option<String>,
+    /// Its OCI layout on this host.
+    pub layout: Option<PathBuf>,
+}
+
+/// A sealed release.
+#[derive(Debug, Clone, Serialize)]
+pub struct CutResult {
+    /// Its name.
+    pub release: ReleaseName,
+    /// SHA-256 of its bundle.
+    pub digest: Digest,
+    /// Where the bundle is.
+    pub key: String,
+    /// Whether it is new; the same content may have been sealed before.
+    pub new: bool,
+    /// What it consists of.
+    pub manifest: Manifest,
+}
+
+/// The component that a name means; without a name the only one.
+pub fn component<'a>(workspace: &'a Workspace, name: Option<&str>) -> Result<&'a Component> {
+    let components = &workspace.config.components;
+    match name {
+        Some(name) => Ok(workspace.config.component(name)?),
+        None if components.len() == 1 => Ok(components.values().next().ok_or_else(|| Error::not_found("there is no component"))?),
+        None => {
+            let names: Vec<&str> = components.keys().map(Name::as_str).collect();
+            Err(Error::Usage { message: format!("say which component: {}", names.join(", ")) })
+        }
+    }
+}
+
+/// The version that all version files of a component agree on.
+pub fn version(workspace: &Workspace, component: &Component) -> Result<Version> {
+    let folder = workspace.root.join(&component.path);
+    let mut found = Vec::new();
+    for VersionSource { path, pattern } in &component.version_files {
+        let full = folder.join(path);
+        let text = fs::read_to_string(&full).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::not_found(format!("the version file {} of {} is not there", full.display(), component.name))
+            }
+            _ => Error::File { action: "read", path: full.clone(), source: error },
+        })?;
+        let file = VersionFile::new(path.clone(), pattern.as_deref()).map_err(|e| Error::bad_input(e.to_string()))?;
+        found.push(file.read(&text).map_err(|error| Error::bad_input(error.to_string()))?);
+    }
+    let version = agree(&found).map_err(|error| Error::bad_input(format!("{}: {error}", component.name)))?;
+    if !version.build.is_empty() {
+        return Err(Error::bad_input(format!(
+            "{} has version {version}: build metadata (+{}) cannot be part of a release's name",
+            component.name, version.build
+        )));
+    }
+    Ok(version)
+}
+
+/// Builds images, of all components when none is named. Nothing is published.
+pub async fn build(workspace: &Workspace, wanted: &[String]) -> Result<Vec<BuiltComponent>> {
+    let mut built = Vec::new();
+    let head = git::head(&workspace.root).await.ok();
+    let components: Vec<&Component> = match wanted {
+        [] => workspace.config.components.values().collect(),
+        names => names.iter().map(|name| component(workspace, Some(name))).collect::<Result<_>>()?,
+    };
+    for component in components {
+        let version = version(workspace, component)?;
+        built.push(build_one(workspace, component, &version, head.as_ref()).await?);
+    }
+    Ok(built)
+}
+
+async fn build_one(
+    workspace: &Workspace,
+    component: &Component,
+    version: &Version,
+    head: Option<&Head>,
+) -> Result<BuiltComponent> {
+    let folder = workspace.root.join(&component.path);
+    for command in &component.build.prepare {
+        prepare(workspace, &folder, command).await?;
+    }
+    let created = head.map(|head| head.committed).unwrap_or_default();
+    let mut labels = BTreeMap::from([
+        ("org.opencontainers.image.title".to_owned(), component.name.to_string()),
+        ("org.opencontainers.image.version".to_owned(), version.to_string()),
+        ("org.opencontainers.image.created".to_owned(), created.to_string()),
+    ]);
+    if let Some(head) = head {
+        labels.insert("org.opencontainers.image.revision".to_owned(), head.commit.clone());
+    }
+    let images = workspace.cache().join("images");
+    fs::create_dir_all(&images).map_err(Error::file("make the folder", &images))?;
+    let temporary = tempfile::tempdir_in(&images).map_err(Error::file("make a folder in", &images))?;
+    let doing = || format!("build the image of {}", component.name);
+    let builder = &component.build.builder;
+    let (word, built) = match builder {
+        Builder::None => ("none", None),
+        Builder::Docker(spec) => {
+            let built = image::build_docker(spec, &folder, &labels, temporary.path(), &workspace.events).await;
+            ("docker", Some(built.doing(doing())?))
+        }
+        Builder::Oci(spec) => {
+            let (spec, to, events) = (spec.clone(), temporary.path().to_owned(), workspace.events.clone());
+            let built = blocking(move || image::build_oci(&spec, &folder, &labels, created, &to, &events)).await?;
+            ("oci", Some(built.doing(doing())?))
+        }
+    };
+    let Some(built) = built else {
+        let component = component.name.clone();
+        let version = version.clone();
+        return Ok(BuiltComponent { component, version, builder: word.to_owned(), image: None, platform: None, layout: None });
+    };
+    let layout = layout_path(&workspace.cache(), &built.manifest);
+    if !layout.exists() {
+        let kept = temporary.keep();
+        if fs::rename(&kept, &layout).is_err() {
+            // A concurrent build of the same image was quicker.
+            fs::remove_dir_all(&kept).map_err(Error::file("remove", &kept))?;
+        }
+    }
+    Ok(BuiltComponent {
+        component: component.name.clone(),
+        version: version.clone(),
+        builder: word.to_owned(),
+        image: Some(manifest::Image {
+            manifest: built.manifest,
+            config: built.config,
+            layers: built.layers,
+            bytes: built.bytes,
+            repository: component.repository.clone(),
+        }),
+        platform: Some(built.platform),
+        layout: Some(layout),
+    })
+}
+
+/// Runs one command of `prepare`, its lines as events.
+async fn prepare(workspace: &Workspace, folder: &Path, command: &[String]) -> Result<()> {
+    let Some((program, arguments)) = command.split_first() else { return Ok(()) };
+    let shown = command.join(" ");
+    let failed = |how: String, tail: Vec<String>| Error::Command { what: format!("the prepare command `{shown}`"), how, tail };
+    let mut child = tokio::process::Command::new(program)
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| failed(format!("it cannot be started: {error}"), Vec::new()))?;
+    let task = workspace.events.task(format!("run {shown}"), None, Unit::Items);
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (out, err, status) = tokio::join!(lines(workspace, program, out), lines(workspace, program, err), child.wait());
+    let status = status.map_err(|error| failed(error.to_string(), Vec::new()))?;
+    if status.success() {
+        task.finish("done");
+        return Ok(());
+    }
+    let mut tail: Vec<String> = out.into_iter().chain(err).collect();
+    tail.drain(..tail.len().saturating_sub(TAIL));
+    Err(failed(status.to_string(), tail))
+}
+
+/// Passes lines on as they come and keeps the last ones.
+async fn lines(workspace: &Workspace, source: &str, stream: Option<impl AsyncRead + Unpin>) -> Vec<String> {
+    let mut tail = Vec::new();
+    let Some(stream) = stream else { return tail };
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    while matches!(reader.read_until(b'\n', &mut line).await, Ok(count) if count > 0) {
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        workspace.events.emit(Event::Output { source: source.to_owned(), line: text.clone() });
+        tail.push(text);
+        if tail.len() > TAIL {
+            tail.remove(0);
+        }
+        line.clear();
+    }
+    tail
+}
+
+/// Cuts a release of a component: clean tree, agreeing versions, build, publish, seal.
+pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResult> {
+    let component = component(workspace, wanted)?;
+    let head = clean_head(workspace).await?;
+    let version = version(workspace, component)?;
+    let release = ReleaseName { component: component.name.clone(), version: version.clone() };
+    let (key, trusted) = keys(workspace)?;
+    let store = workspace.store_for_writing().await?;
+    let started = workspace.now();
+    let sealed = releases::find(&store, &trusted, &release).await?;
+    let content = Content::gather(workspace, &store, &trusted, component).await?;
+    let mut offered = content.manifest(workspace, component, &release, &head, started).await;
+
+    if let Some(sealed) = &sealed {
+        // The same commit with the same content is the same release: nothing is built again.
+        offered.images = sealed.manifest.images.clone();
+        let differences = manifest::differences(&sealed.manifest, &offered);
+        if !differences.is_empty() {
+            return Err(drift(release, differences));
+        }
+        if sealed.manifest.source.commit == head.commit {
+            return Ok(result(&release, sealed.digest, false, sealed.manifest.clone()));
+        }
+    }
+    let built = build_one(workspace, component, &version, Some(&head)).await?;
+    clean_head(workspace).await?;
+    offered.images = built.image.iter().map(|image| (built.platform.clone().unwrap_or_default(), image.clone())).collect();
+    if let Some(sealed) = sealed {
+        let differences = manifest::differences(&sealed.manifest, &offered);
+        if !differences.is_empty() {
+            return Err(drift(release, differences));
+        }
+        return Ok(result(&release, sealed.digest, false, sealed.manifest));
+    }
+    publish(workspace, &store, component, &built, &content).await?;
+    offered.previous = previous(&store, &trusted, &release).await?;
+    offered.anchors = anchors(workspace, &store, &trusted).await?;
+    offered.provenance.sealed = workspace.now();
+    seal(&store, &trusted, &key, offered).await
+}
+
+/// The commit, when nothing is changed beside it.
+async fn clean_head(workspace: &Workspace) -> Result<Head> {
+    let head = git::head(&workspace.root).await?;
+    if !head.changed.is_empty() {
+        let mut shown: Vec<&str> = head.changed.iter().take(5).map(String::as_str).collect();
+        let more = head.changed.len() - shown.len();
+        let rest = format!("and {more} more");
+        if more > 0 {
+            shown.push(&rest);
+        }
+        return Err(Error::BadInput {
+            message: format!("the work tree has changes that are not committed: {}", shown.join(", ")),
+            next: Some("git add -A && git commit".to_owned()),
+        });
+    }
+    if head.branch.is_none() {
+        workspace.events.note(format!("HEAD is detached at {}; the release names no branch", &head.commit[..12]));
+    }
+    Ok(head)
+}
+
+/// The signing key, which must be among the trusted ones: a release that nobody believes is not sealed.
+fn keys(workspace: &Workspace) -> Result<(SigningKey, TrustedKeys)> {
+    let (key, trusted) = (workspace.signing_key()?, workspace.trusted_keys()?);
+    let public = key.public();
+    if !trusted.iter().any(|(_, known)| known.key_id() == public.key_id()) {
+        return Err(Error::NotPermitted {
+            message: format!(
+                "the signing key {} ({}) is not among the trusted keys in {}",
+                workspace.config.signing.key,
+                public.fingerprint(),
+                workspace.config.signing.trusted
+            ),
+            next: Some("sealift keys list".to_owned()),
+        });
+    }
+    Ok((key, trusted))
+}
+
+fn drift(release: ReleaseName, differences: Vec<manifest::Difference>) -> Error {
+    let legal = manifest::next_legal(&release.version);
+    Error::Drift { release, differences, legal }
+}
+
+fn result(release: &ReleaseName, digest: Digest, new: bool, manifest: Manifest) -> CutResult {
+    CutResult { release: release.clone(), digest, key: releases::key(release), new, manifest }
+}
+
+/// Everything but the image that goes into a release.
+struct Content {
+    configuration: BTreeMap<String, manifest::File>,
+    data: BTreeMap<Name, manifest::Data>,
+    models: BTreeMap<Name, manifest::Model>,
+}
+
+impl Content {
+    async fn gather(workspace: &Workspace, store: &Store, trusted: &TrustedKeys, component: &Component) -> Result<Self> {
+        let mut configuration = BTreeMap::new();
+        for path in &component.config_files {
+            let full = workspace.root.join(&component.path).join(path);
+            let bytes = fs::metadata(&full).map_err(Error::file("read", &full))?.len();
+            configuration.insert(path.clone(), manifest::File { digest: digest_of(&full)?, bytes });
+        }
+        let mut sets = BTreeMap::new();
+        for name in &component.data {
+            sets.insert(name.clone(), snapshot_of(workspace, store, name).await?);
+        }
+        let mut versions = BTreeMap::new();
+        for name in &component.models {
+            versions.insert(name.clone(), model_of(workspace, store, trusted, name).await?);
+        }
+        Ok(Self { configuration, data: sets, models: versions })
+    }
+
+    async fn manifest(
+        &self,
+        workspace: &Workspace,
+        component: &Component,
+        release: &ReleaseName,
+        head: &Head,
+        started: jiff::Timestamp,
+    ) -> Manifest {
+        let gates = workspace.config.gates.clone();
+        Manifest {
+            schema: manifest::SCHEMA,
+            project: workspace.config.project.clone(),
+            release: release.clone(),
+            key: VersionKey {
+                release: release.clone(),
+                logic_version: component.logic_version.clone(),
+                config_hash: manifest::config_hash(&self.configuration),
+            },
+            source: manifest::Source {
+                commit: head.commit.clone(),
+                dirty: false,
+                branch: head.branch.clone(),
+                committed: head.committed,
+            },
+            images: BTreeMap::new(),
+            configuration: self.configuration.clone(),
+            data: self.data.clone(),
+            models: self.models.clone(),
+            contracts: component.contracts.clone(),
+            run: component.run.as_ref().map(sealed_run),
+            smoke: component.smoke.clone(),
+            gates_digest: manifest::gates_digest(&gates),
+            gates,
+            previous: None,
+            anchors: BTreeMap::new(),
+            provenance: Provenance {
+                tool: format!("sealift {}", env!("CARGO_PKG_VERSION")),
+                builder: match component.build.builder {
+                    Builder::None => "none",
+                    Builder::Docker(_) => "docker",
+                    Builder::Oci(_) => "oci",
+                }
+                .to_owned(),
+                prepare: component.build.prepare.clone(),
+                actor: workspace.actor().await,
+                started,
+                sealed: started,
+            },
+        }
+    }
+}
+
+fn sealed_run(run: &domain::config::Run) -> manifest::Run {
+    manifest::Run {
+        command: run.command.clone(),
+        port: run.port,
+        env: run.env.clone(),
+        secrets: run.secrets.clone(),
+        models: run.models.clone(),
+        configs: run.configs.clone(),
+        health: run.health.clone(),
+        stop_timeout: run.stop_timeout,
+        memory: run.memory,
+        pids: run.pids,
+        relax: run.relax.clone(),
+    }
+}
+
+/// The snapshot of a data set: what its pointer says, which must be what lies there, unless nothing does.
+async fn snapshot_of(workspace: &Workspace, store: &Store, name: &Name) -> Result<manifest::Data> {
+    let path = workspace.config.data_set(name.as_str())?.path.trim_end_matches('/').to_owned();
+    let pointer = data::pointer(&workspace.root, &path)?;
+    let (repository, events, file) =
+        (data::repository(workspace), workspace.events.clone(), data::pointer_file(&workspace.root, &path));
+    let found = blocking(move || repository.status(&file, &events)).await?;
+    let found = found.doing(format!("compare {path} with its snapshot"))?;
+    if let snapshot::State::Modified { added, removed, changed } = &found.state {
+        let count = added.len() + removed.len() + changed.len();
+        let example = changed.iter().chain(added).chain(removed).next().cloned().unwrap_or_default();
+        return Err(Error::BadInput {
+            message: format!("data {name} has changed since it was added: {count} files, for example {path}/{example}"),
+            next: Some(format!("sealift data add {path}")),
+        });
+    }
+    if !found.cached && !snapshot::complete(store, &pointer.digest).await.doing(format!("look for data {name}"))?.is_empty() {
+        return Err(Error::NotFound {
+            message: format!("the snapshot {} of data {name} is neither in the cache nor in the store", pointer.digest),
+            next: Some(format!("sealift data add {path}")),
+        });
+    }
+    Ok(manifest::Data { snapshot: pointer.digest, path, bytes: pointer.bytes, files: pointer.files })
+}
+
+/// The registered version of a model's file.
+async fn model_of(workspace: &Workspace, store: &Store, trusted: &TrustedKeys, name: &Name) -> Result<manifest::Model> {
+    let settings = workspace.config.model(name.as_str())?;
+    let file = workspace.root.join(&settings.file);
+    if !file.is_file() {
+        return Err(Error::NotFound {
+            message: format!("the file of model {name} is not there: {}", settings.file),
+            next: Some(format!("sealift model download {name} --to {}", settings.file)),
+        });
+    }
+    let path = file.clone();
+    let digest = blocking(move || digest_of(&path)).await??;
+    let record = models::find(store, trusted, name, &digest).await?.ok_or_else(|| Error::BadInput {
+        message: format!("{} ({}) is not a registered version of model {name}", settings.file, digest.short()),
+        next: Some(format!("sealift model register {name}")),
+    })?;
+    Ok(manifest::Model {
+        version: record.version,
+        digest: record.digest,
+        bytes: record.bytes,
+        metrics: record.metrics,
+        lineage: record.lineage,
+    })
+}
+
+/// Puts everything that a release consists of into the store, and the image into its registry.
+async fn publish(
+    workspace: &Workspace,
+    store: &Store,
+    component: &Component,
+    built: &BuiltComponent,
+    content: &Content,
+) -> Result<()> {
+    for name in content.data.keys() {
+        let path = &workspace.config.data_set(name.as_str())?.path;
+        let pointer = data::pointer(&workspace.root, path)?;
+        if !snapshot::complete(store, &pointer.digest).await.doing(format!("look for data {name}"))?.is_empty() {
+            data::repository(workspace).push(store, &pointer, &workspace.events).await.doing(format!("push data {name}"))?;
+        }
+    }
+    for (path, file) in &content.configuration {
+        let full = workspace.root.join(&component.path).join(path);
+        store.put_file(Family::Blob, &file.digest, &full, None).await.doing(format!("store {path}"))?;
+    }
+    let Some(layout) = &built.layout else { return Ok(()) };
+    let blobs = image::blobs(layout).doing("read the image that was built")?;
+    let total = blobs.iter().map(|(_, _, size)| size).sum();
+    let task = workspace.events.task(format!("store the image of {}", component.name), Some(total), Unit::Bytes);
+    // The image's manifest last, after everything that it refers to.
+    let manifest = built.image.as_ref().map(|image| image.manifest);
+    let (last, first): (Vec<_>, Vec<_>) = blobs.iter().partition(|(digest, _, _)| Some(*digest) == manifest);
+    for (digest, path, _) in first.into_iter().chain(last) {
+        store.put_file(Family::Blob, digest, path, Some(&task)).await.doing(format!("store the image of {}", component.name))?;
+    }
+    task.finish("stored and verified");
+    if let Some(repository) = &component.repository {
+        let tags = tags(&built.version);
+        image::push(layout, repository, &tags, component.insecure_registry, &workspace.events)
+            .await
+            .doing(format!("push the image of {} to {repository}", component.name))?;
+    }
+    Ok(())
+}
+
+/// `X.Y.Z`, `X.Y`, `X`, `latest`; a prerelease only its own.
+fn tags(version: &Version) -> Vec<String> {
+    if !version.pre.is_empty() {
+        return vec![version.to_string()];
+    }
+    let Version { major, minor, .. } = version;
+    vec![version.to_string(), format!("{major}.{minor}"), major.to_string(), "latest".to_owned()]
+}
+
+async fn previous(store: &Store, trusted: &TrustedKeys, release: &ReleaseName) -> Result<Option<manifest::Previous>> {
+    let earlier = releases::list(store, Some(&release.component)).await?;
+    let Some(before) = earlier.into_iter().rev().find(|earlier| earlier.version < release.version) else { return Ok(None) };
+    let sealed = releases::read(store, trusted, &before).await?;
+    Ok(Some(manifest::Previous { release: before, digest: sealed.digest }))
+}
+
+async fn anchors(workspace: &Workspace, store: &Store, trusted: &TrustedKeys) -> Result<BTreeMap<Name, Anchor>> {
+    let mut anchors = BTreeMap::new();
+    for environment in workspace.config.environments.keys() {
+        let memory = workspace.state().join("ledger");
+        let log = Log::new(store.clone(), environment.clone(), trusted.clone(), Some(&memory));
+        if let Some(head) = log.head().await? {
+            anchors.insert(environment.clone(), Anchor { seq: head.seq, digest: head.digest });
+        }
+    }
+    Ok(anchors)
+}
+
+/// Signs the manifest and creates its object. Of two who seal the same release at once, one is first.
+async fn seal(store: &Store, trusted: &TrustedKeys, key: &SigningKey, manifest: Manifest) -> Result<CutResult> {
+    let release = manifest.release.clone();
+    let doing = || format!("seal {release}");
+    let subjects = manifest.subjects().into_iter().map(|subject| Subject::new(subject.name, subject.digest)).collect();
+    let statement = Statement { subjects, predicate_type: predicate_type::RELEASE.to_owned(), predicate: &manifest };
+    let bundle = Bundle::sign(key, &statement).doing(doing())?;
+    let digest = bundle.digest();
+    match store.create(&releases::key(&release), bundle.into_bytes().into()).await {
+        Ok(_) => Ok(result(&release, digest, true, manifest)),
+        Err(store::Error::Exists { existing, .. }) => {
+            let sealed = releases::verify(&existing, trusted)?;
+            let differences = manifest::differences(&sealed.manifest, &manifest);
+            if differences.is_empty() {
+                return Ok(result(&release, sealed.digest, false, sealed.manifest));
+            }
+            Err(drift(release, differences))
+        }
+        Err(error) => Err(error).doing(doing()),
+    }
+}

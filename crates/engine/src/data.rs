@@ -1,0 +1,362 @@
+//! Data sets of the workspace: names and paths to snapshots.
+//!
+//! The work is done by `snapshot`; here names of `[data.NAME]` become pointer files. A data set is named by its name or
+//! by its path.
+
+use crate::{
+    artifacts::blocking,
+    error::{Doing, Error, Result},
+    git,
+    workspace::Workspace,
+};
+use domain::{Digest, names::Unknown};
+use jiff::Timestamp;
+use serde::Serialize;
+use snapshot::{Pointer, Repository};
+use std::path::{Path, PathBuf};
+
+/// A data set that was asked for.
+#[derive(Debug, Clone)]
+struct Set {
+    name: String,
+    path: String,
+}
+
+/// What `data add` did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Added {
+    /// Name, or path for one that the configuration does not have.
+    pub name: String,
+    /// Path of the data.
+    pub path: String,
+    /// The pointer file, which is to be committed.
+    pub pointer_file: String,
+    /// The snapshot.
+    pub digest: Digest,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Number of files.
+    pub files: u64,
+    /// Bytes that the cache did not have.
+    pub new_bytes: u64,
+    /// Whether the pointer changed.
+    pub changed: bool,
+}
+
+/// How a data set stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct DataStatus {
+    /// Name.
+    pub name: String,
+    /// Path of the data.
+    pub path: String,
+    /// `not added`, `clean`, `modified`, `missing`.
+    pub state: &'static str,
+    /// The snapshot that the pointer names.
+    pub digest: Option<Digest>,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its files.
+    pub files: u64,
+    /// Files that are new, gone and different, at most as many as are worth reading.
+    pub added: Vec<String>,
+    /// Gone.
+    pub removed: Vec<String>,
+    /// Different.
+    pub changed: Vec<String>,
+    /// Whether the store has all of it; `None` when the store could not be asked.
+    pub pushed: Option<bool>,
+    /// Whether this host's cache has all of it.
+    pub cached: bool,
+}
+
+/// What `data push` did.
+#[derive(Debug, Clone, Serialize)]
+pub struct PushedData {
+    /// Name.
+    pub name: String,
+    /// The snapshot.
+    pub digest: Digest,
+    /// Packs that were sent.
+    pub packs: u64,
+    /// Bytes that were sent.
+    pub bytes: u64,
+    /// Whether the store had all of it before.
+    pub already: bool,
+}
+
+/// What `data pull` and `data checkout` did.
+#[derive(Debug, Clone, Serialize)]
+pub struct CheckedOut {
+    /// Name.
+    pub name: String,
+    /// Path of the data.
+    pub path: String,
+    /// The snapshot.
+    pub digest: Digest,
+    /// Files that were written.
+    pub written: u64,
+    /// Files that were there already.
+    pub unchanged: u64,
+    /// Files that were removed.
+    pub removed: u64,
+}
+
+/// What `data verify` found.
+#[derive(Debug, Clone, Serialize)]
+pub struct VerifiedData {
+    /// Name.
+    pub name: String,
+    /// The snapshot.
+    pub digest: Digest,
+    /// Where: `store` or `cache`.
+    pub place: &'static str,
+    /// Files that were checked.
+    pub files: u64,
+    /// Bytes that were hashed.
+    pub bytes: u64,
+}
+
+/// One version of a data set in git's history.
+#[derive(Debug, Clone, Serialize)]
+pub struct DataRevision {
+    /// Commit.
+    pub commit: String,
+    /// When.
+    pub committed: Timestamp,
+    /// Who.
+    pub author: String,
+    /// First line of the message.
+    pub subject: String,
+    /// The snapshot; `None` where the pointer was removed.
+    pub digest: Option<Digest>,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its files.
+    pub files: u64,
+}
+
+/// The snapshots of a workspace.
+pub fn repository(workspace: &Workspace) -> Repository {
+    Repository::new(workspace.root.clone(), workspace.cache().join("data"))
+}
+
+/// The pointer file beside a path.
+pub fn pointer_file(root: &Path, path: &str) -> PathBuf {
+    root.join(format!("{}.snapshot.toml", path.trim_end_matches('/')))
+}
+
+/// Reads the pointer of a data set.
+pub fn pointer(root: &Path, path: &str) -> Result<Pointer> {
+    let file = pointer_file(root, path);
+    if !file.is_file() {
+        return Err(Error::NotFound {
+            message: format!("{path} has no snapshot yet (there is no {})", file.display()),
+            next: Some(format!("sealift data add {path}")),
+        });
+    }
+    Pointer::read(&file).doing(format!("read {}", file.display()))
+}
+
+/// The data sets that names or paths mean; all of them when none is given.
+fn sets(workspace: &Workspace, wanted: &[String]) -> Result<Vec<Set>> {
+    let config = &workspace.config;
+    if wanted.is_empty() {
+        if config.data.is_empty() {
+            return Err(Error::NotFound {
+                message: "Sealift.toml has no [data.NAME] section".to_owned(),
+                next: Some("sealift data add PATH".to_owned()),
+            });
+        }
+        return Ok(config.data.iter().map(|(name, set)| Set { name: name.to_string(), path: set.path.clone() }).collect());
+    }
+    wanted.iter().map(|text| one(workspace, text)).collect()
+}
+
+fn one(workspace: &Workspace, text: &str) -> Result<Set> {
+    let config = &workspace.config;
+    let path = text.trim_end_matches('/').trim_start_matches("./");
+    let found = config.data.iter().find(|(name, set)| name.as_str() == text || set.path.trim_end_matches('/') == path);
+    if let Some((name, set)) = found {
+        return Ok(Set { name: name.to_string(), path: set.path.trim_end_matches('/').to_owned() });
+    }
+    let inside = !Path::new(path).is_absolute() && !Path::new(path).components().any(|part| part.as_os_str() == "..");
+    if inside && (workspace.root.join(path).symlink_metadata().is_ok() || pointer_file(&workspace.root, path).is_file()) {
+        return Ok(Set { name: path.to_owned(), path: path.to_owned() });
+    }
+    let known = config.data.keys().map(ToString::to_string).chain(config.data.values().map(|set| set.path.clone()));
+    Err(Unknown::new("data set or path", text, known.collect::<Vec<_>>()).into())
+}
+
+/// Takes snapshots into the local cache and writes pointer files.
+pub async fn add(workspace: &Workspace, wanted: &[String]) -> Result<Vec<Added>> {
+    let mut all = Vec::new();
+    for set in sets(workspace, wanted)? {
+        let (repository, events) = (repository(workspace), workspace.events.clone());
+        let path = workspace.root.join(&set.path);
+        let added = blocking(move || repository.add(&path, &events)).await?.doing(format!("add {}", set.path))?;
+        let file = added.pointer_path.strip_prefix(&workspace.root).unwrap_or(&added.pointer_path);
+        if !workspace.config.data.values().any(|data| data.path.trim_end_matches('/') == set.path) {
+            workspace.events.warn(format!(
+                "no component uses {} yet: add [data.NAME] with path = {:?} to Sealift.toml, and NAME to a component's data",
+                set.path, set.path
+            ));
+        }
+        all.push(Added {
+            name: set.name,
+            path: set.path,
+            pointer_file: file.display().to_string(),
+            digest: added.pointer.digest,
+            bytes: added.pointer.bytes,
+            files: added.pointer.files,
+            new_bytes: added.new_bytes,
+            changed: added.changed,
+        });
+    }
+    Ok(all)
+}
+
+/// How data sets stand: one `stat` a file, and a few questions to the store.
+pub async fn status(workspace: &Workspace, wanted: &[String]) -> Result<Vec<DataStatus>> {
+    let store = workspace.store().await;
+    let mut all = Vec::new();
+    for set in sets(workspace, wanted)? {
+        let file = pointer_file(&workspace.root, &set.path);
+        let mut status = DataStatus {
+            name: set.name.clone(),
+            path: set.path.clone(),
+            state: "not added",
+            digest: None,
+            bytes: 0,
+            files: 0,
+            added: Vec::new(),
+            removed: Vec::new(),
+            changed: Vec::new(),
+            pushed: None,
+            cached: false,
+        };
+        if file.is_file() {
+            let pointer = pointer(&workspace.root, &set.path)?;
+            (status.digest, status.bytes, status.files) = (Some(pointer.digest), pointer.bytes, pointer.files);
+            let (repository, events) = (repository(workspace), workspace.events.clone());
+            let found = blocking(move || repository.status(&file, &events)).await?;
+            let found = found.doing(format!("compare {} with its snapshot", set.path))?;
+            status.cached = found.cached;
+            match found.state {
+                snapshot::State::Clean => status.state = "clean",
+                snapshot::State::Missing => status.state = "missing",
+                snapshot::State::Modified { added, removed, changed } => {
+                    status.state = "modified";
+                    (status.added, status.removed, status.changed) = (added, removed, changed);
+                }
+            }
+            if let Ok(store) = &store {
+                status.pushed = snapshot::complete(store, &pointer.digest).await.ok().map(|missing| missing.is_empty());
+            }
+        }
+        all.push(status);
+    }
+    Ok(all)
+}
+
+/// Sends snapshots to the store.
+pub async fn push(workspace: &Workspace, wanted: &[String]) -> Result<Vec<PushedData>> {
+    let store = workspace.store_for_writing().await?;
+    let mut all = Vec::new();
+    for set in sets(workspace, wanted)? {
+        let pointer = pointer(&workspace.root, &set.path)?;
+        let pushed = repository(workspace)
+            .push(&store, &pointer, &workspace.events)
+            .await
+            .doing(format!("push {}", set.path))?;
+        all.push(PushedData {
+            name: set.name,
+            digest: pointer.digest,
+            packs: pushed.uploaded_packs,
+            bytes: pushed.uploaded_bytes,
+            already: pushed.already,
+        });
+    }
+    Ok(all)
+}
+
+/// Fetches snapshots and writes their files.
+pub async fn pull(workspace: &Workspace, wanted: &[String], force: bool) -> Result<Vec<CheckedOut>> {
+    let store = workspace.store().await?;
+    let mut all = Vec::new();
+    for set in sets(workspace, wanted)? {
+        let pointer = pointer(&workspace.root, &set.path)?;
+        let done = repository(workspace)
+            .pull(&store, &pointer, force, &workspace.events)
+            .await
+            .doing(format!("pull {}", set.path))?;
+        all.push(checked_out(set, pointer.digest, &done));
+    }
+    Ok(all)
+}
+
+/// Writes files of snapshots from the local cache.
+pub async fn checkout(workspace: &Workspace, wanted: &[String], force: bool) -> Result<Vec<CheckedOut>> {
+    let mut all = Vec::new();
+    for set in sets(workspace, wanted)? {
+        let pointer = pointer(&workspace.root, &set.path)?;
+        let digest = pointer.digest;
+        let (repository, events) = (repository(workspace), workspace.events.clone());
+        let done = blocking(move || repository.checkout(&pointer, force, &events)).await?;
+        all.push(checked_out(set.clone(), digest, &done.doing(format!("check out {}", set.path))?));
+    }
+    Ok(all)
+}
+
+fn checked_out(set: Set, digest: Digest, done: &snapshot::Checkout) -> CheckedOut {
+    CheckedOut {
+        name: set.name,
+        path: set.path,
+        digest,
+        written: done.written,
+        unchanged: done.unchanged,
+        removed: done.removed,
+    }
+}
+
+/// Reads snapshots back, from the store or the cache, and checks every byte.
+pub async fn verify(workspace: &Workspace, wanted: &[String], remote: bool) -> Result<Vec<VerifiedData>> {
+    let store = if remote { Some(workspace.store().await?) } else { None };
+    let mut all = Vec::new();
+    for set in sets(workspace, wanted)? {
+        let pointer = pointer(&workspace.root, &set.path)?;
+        let digest = pointer.digest;
+        let (repository, events) = (repository(workspace), workspace.events.clone());
+        let found = match &store {
+            Some(store) => repository.verify_remote(store, &digest, &events).await,
+            None => blocking(move || repository.verify_local(&pointer, &events)).await?,
+        };
+        let found = found.doing(format!("verify {}", set.path))?;
+        let place = if remote { "store" } else { "cache" };
+        all.push(VerifiedData { name: set.name, digest, place, files: found.files, bytes: found.bytes });
+    }
+    Ok(all)
+}
+
+/// The versions of a data set in git's history, newest first.
+pub async fn log(workspace: &Workspace, wanted: &str, limit: usize) -> Result<Vec<DataRevision>> {
+    let set = one(workspace, wanted)?;
+    git::head(&workspace.root).await?;
+    let file = format!("{}.snapshot.toml", set.path);
+    let revisions = git::revisions(&workspace.root, &file, limit).await?;
+    Ok(revisions
+        .into_iter()
+        .map(|revision| {
+            let pointer = revision.text.as_deref().and_then(|text| Pointer::parse(text).ok());
+            DataRevision {
+                commit: revision.commit,
+                committed: revision.committed,
+                author: revision.author,
+                subject: revision.subject,
+                digest: pointer.as_ref().map(|pointer| pointer.digest),
+                bytes: pointer.as_ref().map_or(0, |pointer| pointer.bytes),
+                files: pointer.as_ref().map_or(0, |pointer| pointer.files),
+            }
+        })
+        .collect())
+}

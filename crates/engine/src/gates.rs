@@ -1,0 +1,374 @@
+//! Measuring, judging, and the evidence that promotion asks for.
+//!
+//! A verdict is a signed verification summary (SLSA VSS v1) about the release's bundle, stored under
+//! `attestations/<2>/<release digest>/<bundle digest>.sigstore.json` and noted in the environment's ledger. It counts for
+//! one release, one environment and the thresholds that were sealed with the release; the newest one counts, whether it
+//! is better or worse than those before.
+//!
+//! Nothing here moves a release. Missing, old or thin evidence holds it.
+
+use crate::{
+    error::{Doing, Error, Result},
+    journal::Journal,
+    releases::{self, Sealed},
+    rollout::World,
+    status,
+};
+use domain::{
+    Digest, Event, Name, ReleaseName,
+    config::{Environment, OnWarn},
+    gate::{self, Baseline, Check, CheckResult, GateResult, Measurement, Verdict},
+    state::{Ending, action},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use ledger::{
+    bundle::{self, Bundle},
+    keys::{SigningKey, TrustedKeys},
+    statement::{Statement, Subject, predicate_type},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::{collections::BTreeMap, path::Path};
+use store::Store;
+
+/// How many attestations are read at once.
+const READERS: usize = 16;
+
+/// A verdict about a release in an environment, as it was signed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evidence {
+    /// Where it was measured.
+    pub environment: Name,
+    /// How the gate came out.
+    pub result: GateResult,
+    /// The digest of the thresholds that were applied.
+    pub policy: Digest,
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: String,
+    /// The key that signed it.
+    pub signer: Name,
+    /// Where the bundle is.
+    pub key: String,
+}
+
+/// The part of the predicate that a verification summary has no field for.
+#[derive(Debug, Serialize, Deserialize)]
+struct Detail {
+    environment: Name,
+    actor: String,
+    result: GateResult,
+}
+
+/// What a gate run is about.
+pub struct Subjects<'a> {
+    /// The project.
+    pub project: &'a Name,
+    /// The environment.
+    pub environment: &'a Environment,
+    /// The environment that takes releases from this one: what serves there is the baseline.
+    pub next: Option<&'a Environment>,
+    /// The repository, for report files and commands.
+    pub repository: &'a Path,
+    /// The component.
+    pub component: &'a Name,
+}
+
+/// How a gate run came out.
+#[derive(Debug, Clone, Serialize)]
+pub struct Judged {
+    /// The release that was judged.
+    pub release: ReleaseName,
+    /// The environment.
+    pub environment: Name,
+    /// The worst verdict.
+    pub verdict: Verdict,
+    /// Every gate.
+    pub gates: Vec<GateResult>,
+}
+
+/// Measures and judges what serves an environment against its gates, signs the verdicts, and notes them in the ledger.
+pub async fn run(world: &World, subjects: &Subjects<'_>) -> Result<Judged> {
+    let environment = subjects.environment;
+    let current = releases::current(&world.store, &environment.name).await?;
+    let running = current.components.get(subjects.component).ok_or_else(|| Error::NotFound {
+        message: format!("nothing serves {} for {}", environment.name, subjects.component),
+        next: Some(format!("sealift deploy {}", environment.name)),
+    })?;
+    let sealed = releases::read(&world.store, &world.trusted, &running.release).await?;
+    let side = domain::compose::side(&sealed.manifest, sealed.digest, environment, running.slot, &crate::platform())
+        .map_err(|error| Error::bad_input(error.to_string()))?;
+    let url = side.workload.url();
+    let baseline = BaselineSource::new(world, subjects).await?;
+    let mut gates = Vec::new();
+    for name in &environment.gates {
+        let result = match sealed.manifest.gates.get(name) {
+            Some(gate) => {
+                let mut results = Vec::new();
+                for check in &gate.checks {
+                    let measurements = measure(world, subjects, &sealed, &url, check).await;
+                    let result = gate::check(check, &measurements, &baseline.of(name, &check.name), world.clock.now());
+                    world.events.emit(Event::Checked {
+                        check: format!("{name}/{}", check.name),
+                        verdict: result.verdict,
+                        reasons: result.reasons.clone(),
+                    });
+                    results.push(result);
+                }
+                gate::gate(gate, results)
+            }
+            None => unsealed(name, &sealed),
+        };
+        gates.push(result);
+    }
+    let verdict = gates.iter().map(|gate| gate.verdict).max().unwrap_or(Verdict::Inconclusive);
+    record(world, subjects, &sealed, &gates).await?;
+    Ok(Judged { release: sealed.manifest.release, environment: environment.name.clone(), verdict, gates })
+}
+
+fn unsealed(name: &Name, sealed: &Sealed) -> GateResult {
+    let reason = format!("{} was sealed without the gate {name}; its thresholds are not part of it", sealed.manifest.release);
+    let check = CheckResult { check: name.clone(), verdict: Verdict::Inconclusive, value: None, reasons: vec![reason] };
+    GateResult { gate: name.clone(), verdict: Verdict::Inconclusive, checks: vec![check] }
+}
+
+async fn measure(world: &World, subjects: &Subjects<'_>, sealed: &Sealed, url: &str, check: &Check) -> Vec<Measurement> {
+    let context = probe::Context {
+        url: url.to_owned(),
+        environment: subjects.environment.name.to_string(),
+        component: subjects.component.to_string(),
+        release: sealed.manifest.release.to_string(),
+        repository: subjects.repository.to_owned(),
+    };
+    let mut measurements = Vec::new();
+    for round in 0..check.count.max(1) {
+        if round > 0 {
+            tokio::time::sleep(check.interval).await;
+        }
+        let now = || world.clock.now();
+        let smoke = &sealed.manifest.smoke;
+        let measured = tokio::select! {
+            measured = probe::measure(url, &context, &check.source, smoke, now, &world.events) => measured,
+            () = world.stop.cancelled() => Measurement::Missing { why: "it was stopped by a signal".to_owned() },
+        };
+        measurements.push(measured);
+    }
+    measurements
+}
+
+/// Where relative bounds find the running release's own values.
+enum BaselineSource {
+    First,
+    Release { release: ReleaseName, values: BTreeMap<(Name, Name), f64> },
+}
+
+impl BaselineSource {
+    async fn new(world: &World, subjects: &Subjects<'_>) -> Result<Self> {
+        let Some(next) = subjects.next else { return Ok(Self::First) };
+        let current = releases::current(&world.store, &next.name).await?;
+        let Some(running) = current.components.get(subjects.component) else { return Ok(Self::First) };
+        let mut values = BTreeMap::new();
+        for evidence in evidence(&world.store, &world.trusted, &running.digest).await? {
+            if evidence.environment == subjects.environment.name {
+                for check in &evidence.result.checks {
+                    if let Some(value) = check.value {
+                        values.insert((evidence.result.gate.clone(), check.check.clone()), value);
+                    }
+                }
+            }
+        }
+        Ok(Self::Release { release: running.release.clone(), values })
+    }
+
+    fn of(&self, gate: &Name, check: &Name) -> Baseline {
+        match self {
+            Self::First => Baseline::FirstRelease,
+            Self::Release { release, values } => match values.get(&(gate.clone(), check.clone())) {
+                Some(value) => Baseline::Value { release: release.to_string(), value: *value },
+                None => Baseline::Unrecorded { release: release.to_string() },
+            },
+        }
+    }
+}
+
+/// Signs and stores the verdicts, then notes them in the ledger under the lease.
+async fn record(world: &World, subjects: &Subjects<'_>, sealed: &Sealed, gates: &[GateResult]) -> Result<()> {
+    let environment = &subjects.environment.name;
+    let op = uuid::Uuid::new_v4().to_string();
+    let lease = world
+        .store
+        .lease(environment.as_str(), &format!("gate {environment} ({op})"), world.lease_ttl, world.patience)
+        .await
+        .doing(format!("take the lease of {environment}"))?;
+    let result = async {
+        let key = world.signing_key()?;
+        let log = world.log(environment);
+        let mut journal =
+            Journal::open(log, key.clone(), world.actor.clone(), op, lease.epoch, world.clock.clone()).await?;
+        for result in gates {
+            let (stored, digest) = attest(world, key, environment, sealed, result).await?;
+            let subject = BTreeMap::from([
+                ("release".to_owned(), json!(sealed.manifest.release)),
+                ("digest".to_owned(), json!(sealed.digest)),
+                ("gate".to_owned(), json!(result.gate)),
+                ("verdict".to_owned(), json!(result.verdict)),
+                ("evidence".to_owned(), json!(stored)),
+            ]);
+            let artifact = Subject::new(format!("verdict/{}", result.gate), digest);
+            journal.append(action::JUDGED, subject, "", vec![artifact]).await?;
+        }
+        Ok(())
+    }
+    .await;
+    if let Err(error) = lease.release().await {
+        world.events.warn(format!("the lease was not given back and will expire: {error}"));
+    }
+    result
+}
+
+async fn attest(
+    world: &World,
+    key: &SigningKey,
+    environment: &Name,
+    sealed: &Sealed,
+    result: &GateResult,
+) -> Result<(String, Digest)> {
+    let release = &sealed.manifest.release;
+    let passed = matches!(result.verdict, Verdict::Ok | Verdict::Warn);
+    let detail = Detail { environment: environment.clone(), actor: world.actor.clone(), result: result.clone() };
+    let predicate = json!({
+        "verifier": {"id": "urn:sealift:gate", "version": {"sealift": env!("CARGO_PKG_VERSION")}},
+        "timeVerified": world.clock.now(),
+        "resourceUri": format!("urn:sealift:{}:{environment}:{release}", sealed.manifest.project),
+        "policy": {"uri": format!("urn:sealift:gate:{}", result.gate), "digest": {"sha256": sealed.manifest.gates_digest.hex()}},
+        "inputAttestations": [{"uri": releases::key(release), "digest": {"sha256": sealed.digest.hex()}}],
+        "verificationResult": if passed { "PASSED" } else { "FAILED" },
+        "verifiedLevels": [],
+        "sealift": detail,
+    });
+    let doing = || format!("record the verdict of {}", result.gate);
+    let statement = Statement {
+        subjects: vec![Subject::new(release.to_string(), sealed.digest)],
+        predicate_type: predicate_type::GATE_VERDICT.to_owned(),
+        predicate,
+    };
+    let bundle = Bundle::sign(key, &statement).doing(doing())?;
+    let digest = bundle.digest();
+    let stored = format!("{}{}.sigstore.json", prefix(&sealed.digest), digest.hex());
+    world.store.create(&stored, bundle.into_bytes().into()).await.doing(doing())?;
+    Ok((stored, digest))
+}
+
+fn prefix(release: &Digest) -> String {
+    let hex = release.hex();
+    format!("attestations/{}/{hex}/", &hex[..2])
+}
+
+/// All verdicts about a release, oldest first. An object that is not validly signed is an integrity failure, not nothing.
+pub async fn evidence(store: &Store, trusted: &TrustedKeys, release: &Digest) -> Result<Vec<Evidence>> {
+    let keys = store.list(&prefix(release)).await.doing("list the evidence")?;
+    let mut all: Vec<Evidence> = stream::iter(keys)
+        .map(|(key, _)| async move { read(store, trusted, release, key).await })
+        .buffered(READERS)
+        .try_filter_map(|evidence| async move { Ok(evidence) })
+        .try_collect()
+        .await?;
+    all.sort_by(|a, b| a.at.cmp(&b.at));
+    Ok(all)
+}
+
+async fn read(store: &Store, trusted: &TrustedKeys, release: &Digest, key: String) -> Result<Option<Evidence>> {
+    let Some(object) = store.read(&key).await.doing(format!("read {key}"))? else { return Ok(None) };
+    let verified = bundle::verify(&object.bytes, trusted).doing(format!("verify {key}"))?;
+    if verified.statement.predicate_type != predicate_type::GATE_VERDICT {
+        return Ok(None); // Other kinds of attestation share the folder.
+    }
+    verified.require_subject(*release).doing(format!("verify {key}"))?;
+    let predicate = &verified.statement.predicate;
+    let unreadable = |what: &str| Error::Integrity { message: format!("{key} has no readable {what}") };
+    let detail: Detail = serde_json::from_value(predicate["sealift"].clone()).map_err(|_| unreadable("verdict"))?;
+    let policy = predicate["policy"]["digest"]["sha256"].as_str().and_then(|text| text.parse().ok());
+    let at = predicate["timeVerified"].as_str().and_then(|text| text.parse().ok());
+    Ok(Some(Evidence {
+        environment: detail.environment,
+        result: detail.result,
+        policy: policy.ok_or_else(|| unreadable("policy"))?,
+        at: at.ok_or_else(|| unreadable("time"))?,
+        actor: detail.actor,
+        signer: verified.key,
+        key,
+    }))
+}
+
+/// Whether a release may leave an environment: the reasons why, or [`Error::GateHolds`].
+pub async fn permit(world: &World, environment: &Environment, sealed: &Sealed) -> Result<Vec<String>> {
+    let name = &environment.name;
+    let served = status::rollouts(&world.log(name).records().await?)?
+        .iter()
+        .any(|rollout| rollout.digest == sealed.digest && rollout.ending == Some(Ending::Succeeded));
+    let mut holds: Vec<(Verdict, String)> = Vec::new();
+    let mut reasons = Vec::new();
+    let mut gates = Vec::new();
+    if served {
+        reasons.push(format!("it has served {name}"));
+    } else {
+        holds.push((Verdict::Inconclusive, format!("it has never served {name}")));
+    }
+    let all = evidence(&world.store, &world.trusted, &sealed.digest).await?;
+    for gate in &environment.gates {
+        let newest = all.iter().rev().find(|evidence| evidence.environment == *name && evidence.result.gate == *gate);
+        match newest {
+            None => holds.push((Verdict::Inconclusive, format!("gate {gate} has not judged it in {name}"))),
+            Some(evidence) => {
+                gates.push(evidence.result.clone());
+                match weigh(evidence, sealed, environment, world.clock.now()) {
+                    Ok(reason) => reasons.push(reason),
+                    Err(hold) => holds.push(hold),
+                }
+            }
+        }
+    }
+    match holds.iter().map(|(verdict, _)| *verdict).max() {
+        None => Ok(reasons),
+        Some(verdict) => Err(Error::GateHolds {
+            release: sealed.manifest.release.clone(),
+            environment: name.to_string(),
+            verdict,
+            why: holds.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; "),
+            gates,
+        }),
+    }
+}
+
+/// Whether one verdict lets a release pass now.
+fn weigh(
+    evidence: &Evidence,
+    sealed: &Sealed,
+    environment: &Environment,
+    now: Timestamp,
+) -> std::result::Result<String, (Verdict, String)> {
+    let gate = &evidence.result.gate;
+    if evidence.policy != sealed.manifest.gates_digest {
+        return Err((Verdict::Inconclusive, format!("gate {gate} was judged by other thresholds than were sealed")));
+    }
+    let age = now.duration_since(evidence.at);
+    if age.is_negative() {
+        return Err((Verdict::Inconclusive, format!("gate {gate} was judged at {}, which is not over yet", evidence.at)));
+    }
+    if age.unsigned_abs() > environment.evidence_max_age {
+        let limit = domain::config::duration::format(&environment.evidence_max_age);
+        return Err((Verdict::Inconclusive, format!("the verdict of gate {gate} is older than {limit}")));
+    }
+    let why = || {
+        let bad = evidence.result.checks.iter().filter(|check| check.verdict != Verdict::Ok);
+        let reasons: Vec<String> = bad.flat_map(|check| check.reasons.clone()).collect();
+        format!("gate {gate} is {}: {}", evidence.result.verdict, reasons.join("; "))
+    };
+    match evidence.result.verdict {
+        Verdict::Ok => Ok(format!("gate {gate} is ok")),
+        Verdict::Warn if environment.on_warn == OnWarn::Alert => Ok(why()),
+        verdict => Err((verdict, why())),
+    }
+}

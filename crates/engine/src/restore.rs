@@ -1,0 +1,385 @@
+//! A release out of the store, with nothing but a public key: no git, no registry, no configuration.
+//!
+//! Everything is verified before it counts: the bundle by its signature, every blob by its digest, data by its manifest.
+//! The folder is written beside its final name and renamed at the end, so a restore that dies leaves no half of one.
+
+use crate::{
+    artifacts::{self, blocking, digest_of},
+    error::{Doing, Error, Result},
+    releases::{self, Sealed},
+};
+use domain::{Digest, Events, ReleaseName, event::Unit, manifest::Manifest};
+use ledger::keys::TrustedKeys;
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+use store::{Family, Store};
+
+/// What came out of a restore.
+#[derive(Debug, Clone, Serialize)]
+pub struct Restored {
+    /// The release.
+    pub release: ReleaseName,
+    /// SHA-256 of its bundle.
+    pub digest: Digest,
+    /// The key that signed it.
+    pub signer: String,
+    /// The folder.
+    pub to: PathBuf,
+    /// Files that were written.
+    pub files: u64,
+    /// Bytes that were fetched and verified.
+    pub bytes: u64,
+    /// How to run it, if it can be run here.
+    pub run: Option<String>,
+    /// What a release cannot bring back: names of secrets.
+    pub not_restored: Vec<String>,
+}
+
+/// What `release verify` found.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReleaseVerified {
+    /// The release.
+    pub release: ReleaseName,
+    /// SHA-256 of its bundle.
+    pub digest: Digest,
+    /// The key that signed it.
+    pub signer: String,
+    /// What was checked, with its digest and what it was: `image/linux-amd64`, `model/quality@…`, a file's path.
+    pub checked: Vec<Checked>,
+    /// The manifest, for those who read on.
+    pub manifest: Manifest,
+}
+
+/// One thing that was hashed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Checked {
+    /// What.
+    pub name: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Bytes that were hashed.
+    pub bytes: u64,
+}
+
+/// Verifies a release in the store: its signature, and every byte that it consists of.
+pub async fn verify(store: &Store, trusted: &TrustedKeys, release: &ReleaseName, events: &Events) -> Result<ReleaseVerified> {
+    let sealed = releases::read(store, trusted, release).await?;
+    let mut checked = Vec::new();
+    let blobs = sealed.manifest.blobs();
+    let task = events.task(format!("verify {release}"), Some(blobs.len() as u64), Unit::Items);
+    for subject in blobs {
+        let bytes = store.verify(Family::Blob, &subject.digest).await.doing(format!("verify {}", subject.name))?;
+        task.advance(1);
+        checked.push(Checked { name: subject.name, digest: subject.digest, bytes });
+    }
+    task.finish("all digests hold");
+    let cache = tempfile::tempdir().map_err(Error::file("make a folder in", &std::env::temp_dir()))?;
+    for (name, data) in &sealed.manifest.data {
+        let repository = snapshot::Repository::new(cache.path().to_owned(), cache.path().join("cache"));
+        let found = repository.verify_remote(store, &data.snapshot, events).await.doing(format!("verify data {name}"))?;
+        checked.push(Checked { name: format!("data/{name}"), digest: data.snapshot, bytes: found.bytes });
+    }
+    Ok(verified(sealed, checked))
+}
+
+fn verified(sealed: Sealed, checked: Vec<Checked>) -> ReleaseVerified {
+    ReleaseVerified {
+        release: sealed.manifest.release.clone(),
+        digest: sealed.digest,
+        signer: sealed.signer.to_string(),
+        checked,
+        manifest: sealed.manifest,
+    }
+}
+
+/// Verifies a bundle in a file without any store: its signature, and that each given file belongs to the release.
+pub async fn verify_offline(bundle: &Path, trusted: &TrustedKeys, files: &[PathBuf]) -> Result<ReleaseVerified> {
+    let bytes = fs::read(bundle).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::not_found(format!("there is no bundle at {}", bundle.display())),
+        _ => Error::File { action: "read", path: bundle.to_owned(), source: error },
+    })?;
+    let sealed = releases::verify(&bytes, trusted)?;
+    let subjects = sealed.manifest.subjects();
+    let mut checked = Vec::new();
+    for file in files {
+        if !file.is_file() {
+            return Err(Error::not_found(format!("there is no file {}", file.display())));
+        }
+        let path = file.clone();
+        let digest = blocking(move || digest_of(&path)).await??;
+        let subject = subjects.iter().find(|subject| subject.digest == digest).ok_or_else(|| Error::Integrity {
+            message: format!("{} ({digest}) is no part of {}", file.display(), sealed.manifest.release),
+        })?;
+        let bytes = fs::metadata(file).map_err(Error::file("read", file))?.len();
+        checked.push(Checked { name: format!("{} is {}", file.display(), subject.name), digest, bytes });
+    }
+    Ok(verified(sealed, checked))
+}
+
+/// Restores a release into a folder that does not exist yet or is empty.
+pub async fn restore(
+    store: &Store,
+    trusted: &TrustedKeys,
+    release: &ReleaseName,
+    to: &Path,
+    events: &Events,
+) -> Result<Restored> {
+    let occupied = to.symlink_metadata().is_ok() && fs::read_dir(to).map_or(true, |mut entries| entries.next().is_some());
+    if occupied {
+        return Err(Error::BadInput {
+            message: format!("{} exists and is not an empty folder; nothing was written", to.display()),
+            next: Some(format!("sealift restore {release} --to {}-{}", to.display(), release.version)),
+        });
+    }
+    let sealed = releases::read(store, trusted, release).await?;
+    let missing = releases::missing(store, &sealed.manifest).await?;
+    if !missing.is_empty() {
+        return Err(Error::not_found(format!("{release} cannot be restored: the store lacks {}", missing.join(", "))));
+    }
+    let absolute = std::path::absolute(to).map_err(Error::file("resolve", to))?;
+    let parent = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+    fs::create_dir_all(&parent).map_err(Error::file("make the folder", &parent))?;
+    let building = tempfile::Builder::new()
+        .prefix(".sealift-restore-")
+        .tempdir_in(&parent)
+        .map_err(Error::file("make a folder in", &parent))?;
+    let mut restoring = Restoring { store, sealed: &sealed, root: building.path(), events, sums: BTreeMap::new(), bytes: 0 };
+    restoring.all().await?;
+    let (files, bytes) = (restoring.sums.len() as u64, restoring.bytes);
+    let runnable = building.path().join("run.sh").is_file();
+    fs::set_permissions(building.path(), fs::Permissions::from_mode(0o755))
+        .map_err(Error::file("set the mode of", building.path()))?;
+    if absolute.exists() {
+        fs::remove_dir(&absolute).map_err(Error::file("replace the empty folder", &absolute))?;
+    }
+    fs::rename(building.path(), &absolute).map_err(Error::file("rename a folder to", &absolute))?;
+    drop(building.keep());
+    let secrets = sealed.manifest.run.as_ref().map(|run| run.secrets.keys().cloned().collect()).unwrap_or_default();
+    Ok(Restored {
+        release: release.clone(),
+        digest: sealed.digest,
+        signer: sealed.signer.to_string(),
+        run: runnable.then(|| format!("PORT=8080 {}/run.sh", to.display())),
+        to: to.to_owned(),
+        files,
+        bytes,
+        not_restored: secrets,
+    })
+}
+
+struct Restoring<'a> {
+    store: &'a Store,
+    sealed: &'a Sealed,
+    root: &'a Path,
+    events: &'a Events,
+    /// Relative path to digest: becomes `SHA256SUMS`.
+    sums: BTreeMap<String, Digest>,
+    bytes: u64,
+}
+
+impl Restoring<'_> {
+    async fn all(&mut self) -> Result<()> {
+        let manifest = &self.sealed.manifest;
+        self.write("release.sigstore.json", &self.sealed.bytes)?;
+        let pretty = serde_json::to_vec_pretty(manifest).unwrap_or_default();
+        self.write("manifest.json", &pretty)?;
+        for (path, file) in &manifest.configuration {
+            self.blob(&format!("config/{path}"), &file.digest, &format!("configuration {path}")).await?;
+        }
+        for (name, model) in &manifest.models {
+            self.blob(&model_file(manifest, name), &model.digest, &format!("model {name}")).await?;
+        }
+        self.data().await?;
+        self.images().await?;
+        self.run_script()?;
+        let sums: String = self.sums.iter().map(|(path, digest)| format!("{}  {path}\n", digest.hex())).collect();
+        let path = self.root.join("SHA256SUMS");
+        fs::write(&path, sums).map_err(Error::file("write", &path))
+    }
+
+    fn write(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
+        let full = self.root.join(path);
+        fs::write(&full, bytes).map_err(Error::file("write", &full))?;
+        self.sums.insert(path.to_owned(), Digest::of(bytes));
+        Ok(())
+    }
+
+    async fn blob(&mut self, path: &str, digest: &Digest, what: &str) -> Result<()> {
+        let full = self.root.join(path);
+        if Path::new(path).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+            return Err(Error::Integrity { message: format!("{path:?} of {} would leave the folder", self.sealed.manifest.release) });
+        }
+        let parent = full.parent().unwrap_or(self.root);
+        fs::create_dir_all(parent).map_err(Error::file("make the folder", parent))?;
+        self.bytes += self.store.get_file(Family::Blob, digest, &full, None).await.doing(format!("restore {what}"))?;
+        self.sums.insert(path.to_owned(), *digest);
+        Ok(())
+    }
+
+    async fn data(&mut self) -> Result<()> {
+        let cache = self.root.join(".cache");
+        for (name, data) in &self.sealed.manifest.data {
+            let repository = snapshot::Repository::new(self.root.to_owned(), cache.clone());
+            let folder = self.root.join("data").join(name.as_str());
+            fs::create_dir_all(self.root.join("data")).map_err(Error::file("make the folder", &folder))?;
+            repository
+                .restore(self.store, &data.snapshot, &folder, self.events)
+                .await
+                .doing(format!("restore data {name}"))?;
+            self.bytes += data.bytes;
+            let (root, folder) = (self.root.to_owned(), folder.clone());
+            self.sums.extend(blocking(move || sums(&root, &folder)).await??);
+        }
+        if cache.exists() {
+            fs::remove_dir_all(&cache).map_err(Error::file("remove", &cache))?;
+        }
+        Ok(())
+    }
+
+    /// Each image as an archive for `docker load`, and this machine's unpacked as `rootfs`.
+    async fn images(&mut self) -> Result<()> {
+        let release = self.sealed.manifest.release.to_string();
+        let cache = self.root.join(".images");
+        for (platform, image) in &self.sealed.manifest.images {
+            let layout = artifacts::fetch_image(self.store, &cache, &image.manifest, &release, self.events).await?;
+            let name = format!("image-{}.tar", platform.replace('/', "-"));
+            let path = self.root.join(&name);
+            let rootfs = (*platform == crate::platform()).then(|| self.root.join("rootfs"));
+            let reference = format!("{}:{}", self.sealed.manifest.release.component, self.sealed.manifest.release.version);
+            let made = blocking(move || -> Result<Digest> {
+                let file = fs::File::create(&path).map_err(Error::file("create", &path))?;
+                image::docker_archive(&layout, Some(&reference), std::io::BufWriter::new(file)).doing("write the image's archive")?;
+                if let Some(rootfs) = rootfs {
+                    fs::create_dir_all(&rootfs).map_err(Error::file("make the folder", &rootfs))?;
+                    image::unpack(&layout, &rootfs, &image::Limits::default()).doing("unpack the image")?;
+                }
+                digest_of(&path)
+            });
+            let digest = made.await??;
+            self.bytes += image.bytes;
+            self.sums.insert(name, digest);
+        }
+        if cache.exists() {
+            fs::remove_dir_all(&cache).map_err(Error::file("remove", &cache))?;
+        }
+        Ok(())
+    }
+
+    /// A script that runs the restored release here without anything else, when it has an image for this machine.
+    fn run_script(&mut self) -> Result<()> {
+        let manifest = &self.sealed.manifest;
+        let (Some(run), Some(image)) = (&manifest.run, manifest.images.get(&crate::platform())) else { return Ok(()) };
+        let Some(command) = self.command(image, run)? else { return Ok(()) };
+        let mut script = format!(
+            "#!/bin/sh\n# Runs {} as it was sealed ({}).\nset -eu\ncd \"$(dirname \"$0\")\"\nhere=$(pwd)\nport=${{PORT:-{}}}\n",
+            manifest.release, self.sealed.digest, run.port
+        );
+        for (name, value) in &run.env {
+            let _ = writeln!(script, "export {name}={}", self.value(run, value));
+        }
+        for (name, reference) in &run.secrets {
+            let _ = writeln!(script, ": \"${{{name}:?set {name}: its value is a secret ({reference}) and is not sealed}}\"");
+        }
+        let _ = writeln!(script, "exec {command} \"$@\"");
+        let path = self.root.join("run.sh");
+        fs::write(&path, &script).map_err(Error::file("write", &path))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(Error::file("set the mode of", &path))
+    }
+
+    fn command(&self, image: &domain::manifest::Image, run: &domain::manifest::Run) -> Result<Option<String>> {
+        let words = match &run.command {
+            Some(words) => words.clone(),
+            None => self.entrypoint(&image.config)?,
+        };
+        let Some((program, arguments)) = words.split_first() else { return Ok(None) };
+        let program = format!("\"$here\"/rootfs{}", quote(&format!("/{}", program.trim_start_matches('/'))));
+        let arguments: Vec<String> = arguments.iter().map(|word| quote(word)).collect();
+        Ok(Some([vec![program], arguments].concat().join(" ")))
+    }
+
+    /// The image's own command, from its configuration, which the archive holds too.
+    fn entrypoint(&self, config: &Digest) -> Result<Vec<String>> {
+        let name = format!("image-{}.tar", crate::platform().replace('/', "-"));
+        let path = self.root.join(&name);
+        image::archive_entrypoint(&path, config).doing("read the image's configuration")
+    }
+
+    /// A sealed environment value as shell words.
+    fn value(&self, run: &domain::manifest::Run, value: &str) -> String {
+        let manifest = &self.sealed.manifest;
+        let mut text = value
+            .replace("{version}", &manifest.release.version.to_string())
+            .replace("{release}", &manifest.release.to_string())
+            .replace("{environment}", "restored");
+        let mut shell = Vec::new();
+        for name in run.models.keys() {
+            let marker = format!("{{model:{name}}}");
+            let path = format!("\u{1}/{}\u{2}", model_file(manifest, name));
+            text = text.replace(&marker, &path);
+        }
+        for file in run.configs.keys() {
+            text = text.replace(&format!("{{config:{file}}}"), &format!("\u{1}/config/{file}\u{2}"));
+        }
+        text = text.replace("{port}", "\u{3}");
+        // Everything that is text is quoted; what only the host knows stays a variable.
+        for (index, part) in text.split(['\u{1}', '\u{2}']).enumerate() {
+            let variable = if index % 2 == 1 { "\"$here\"" } else { "" };
+            let pieces: Vec<String> =
+                part.split('\u{3}').map(|piece| if piece.is_empty() { String::new() } else { quote(piece) }).collect();
+            shell.push(format!("{variable}{}", pieces.join("\"$port\"")));
+        }
+        let joined = shell.concat();
+        if joined.is_empty() { "''".to_owned() } else { joined }
+    }
+}
+
+/// Where a model is put in a restored folder.
+fn model_file(manifest: &Manifest, name: &domain::Name) -> String {
+    let file = manifest
+        .run
+        .as_ref()
+        .and_then(|run| run.models.get(name))
+        .and_then(|path| Path::new(path).file_name())
+        .map(|file| file.to_string_lossy().into_owned());
+    format!("models/{name}/{}", file.unwrap_or_else(|| name.to_string()))
+}
+
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// Digests of all regular files below a folder, by path relative to the root. Names that are not UTF-8 are left out of
+/// `SHA256SUMS`: the snapshot's manifest has verified them already.
+fn sums(root: &Path, folder: &Path) -> Result<BTreeMap<String, Digest>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    if folder.is_file() {
+        folders.clear();
+        insert(root, folder, &mut found)?;
+    }
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).map_err(Error::file("read the folder", &folder))? {
+            let entry = entry.map_err(Error::file("read the folder", &folder))?;
+            let kind = entry.file_type().map_err(Error::file("read", &entry.path()))?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() {
+                insert(root, &entry.path(), &mut found)?;
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn insert(root: &Path, file: &Path, into: &mut BTreeMap<String, Digest>) -> Result<()> {
+    if let Some(path) = file.strip_prefix(root).ok().and_then(Path::to_str) {
+        into.insert(path.to_owned(), digest_of(file)?);
+    }
+    Ok(())
+}

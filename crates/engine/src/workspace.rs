@@ -1,0 +1,144 @@
+//! A repository with its `Sealift.toml`, and the host on which it is used.
+
+use crate::{
+    error::{Doing, Error, Result},
+    keyring,
+};
+use domain::{
+    Events,
+    config::{Config, StoreConfig},
+    secret::Secret,
+};
+use ledger::keys::{SigningKey, TrustedKeys};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use store::{Location, Store};
+
+/// The name of the configuration file.
+pub const CONFIG: &str = "Sealift.toml";
+
+/// What the shell knows of the machine and the person: read once, by `sealift`, from the environment.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The user's configuration folder (`$XDG_CONFIG_HOME` or `~/.config`).
+    pub config_home: PathBuf,
+    /// Who acts, when git does not know: `user@host`.
+    pub actor: String,
+}
+
+/// The time. Tests give their own.
+pub trait Clock: Send + Sync {
+    /// Now, by the wall clock. Used for records, never for leases.
+    fn now(&self) -> jiff::Timestamp;
+}
+
+/// The machine's own clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+}
+
+/// A repository that Sealift works in.
+#[derive(Clone)]
+pub struct Workspace {
+    /// The folder of `Sealift.toml`.
+    pub root: PathBuf,
+    /// The validated configuration.
+    pub config: Config,
+    /// The machine and the person.
+    pub host: Host,
+    /// Where events go.
+    pub events: Events,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Workspace {
+    /// Looks for `Sealift.toml` in `start` and the folders above, and reads it.
+    pub fn open(start: &Path, host: Host, events: Events) -> Result<Self> {
+        let root = start
+            .ancestors()
+            .find(|folder| folder.join(CONFIG).is_file())
+            .ok_or_else(|| Error::NoWorkspace { start: start.to_owned() })?;
+        let path = root.join(CONFIG);
+        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        let config = domain::config::parse(&text, CONFIG).map_err(|problems| Error::Config { problems })?;
+        Ok(Self { root: root.to_owned(), config, host, events, clock: Arc::new(WallClock) })
+    }
+
+    /// The folder for caches and local state, ignored by git.
+    pub fn state(&self) -> PathBuf {
+        self.root.join(".sealift")
+    }
+
+    /// The cache of fetched and built things; removing it loses nothing.
+    pub fn cache(&self) -> PathBuf {
+        self.state().join("cache")
+    }
+
+    /// Opens the store of the configuration.
+    pub async fn store(&self) -> Result<Store> {
+        open_store(&self.config.store, &self.root).await
+    }
+
+    /// Opens the store for a first or later write: whether its conditional writes hold is found out once and remembered.
+    pub async fn store_for_writing(&self) -> Result<Store> {
+        let store = self.store().await?;
+        let mark = self.state().join("probed").join(domain::Digest::of(store.describe()).hex());
+        if !mark.is_file() {
+            store.probe_conditional_writes().await.doing("write to the store")?;
+            crate::journal::write_atomically(&mark, store.describe().as_bytes())?;
+        }
+        Ok(store)
+    }
+
+    /// The key that signs.
+    pub fn signing_key(&self) -> Result<SigningKey> {
+        keyring::signing(&self.host, &self.config, &self.root)
+    }
+
+    /// The keys that are trusted.
+    pub fn trusted_keys(&self) -> Result<TrustedKeys> {
+        keyring::trusted(&self.root.join(&self.config.signing.trusted))
+    }
+
+    /// Who acts.
+    pub async fn actor(&self) -> String {
+        crate::git::user(&self.root).await.unwrap_or_else(|| self.host.actor.clone())
+    }
+
+    /// The time.
+    pub fn now(&self) -> jiff::Timestamp {
+        self.clock.now()
+    }
+}
+
+/// Opens the store that a configuration describes; `root` is what relative paths are relative to.
+pub async fn open_store(config: &StoreConfig, root: &Path) -> Result<Store> {
+    let location = match config {
+        StoreConfig::Embedded { path } => Location::Embedded { directory: root.join(path) },
+        StoreConfig::S3 { bucket, prefix, endpoint, region, access_key, secret_key } => {
+            let credentials = match (access_key, secret_key) {
+                (Some(access), Some(secret)) => {
+                    Some((keyring::read_secret(access, root)?, Secret::new(keyring::read_secret(secret, root)?)))
+                }
+                _ => None,
+            };
+            Location::S3 {
+                bucket: bucket.clone(),
+                prefix: prefix.clone(),
+                endpoint: endpoint.clone(),
+                region: region.clone(),
+                credentials,
+            }
+        }
+    };
+    Store::open(&location).await.doing("open the store")
+}
