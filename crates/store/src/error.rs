@@ -111,6 +111,12 @@ pub enum Error {
         /// The address.
         listen: std::net::SocketAddr,
     },
+    /// A bucket cannot have this name.
+    #[error("{bucket:?} is not a bucket name (3 to 63 lower-case letters, digits, dots and hyphens)")]
+    BadBucket {
+        /// The name.
+        bucket: String,
+    },
     /// The address of the embedded server cannot be listened on.
     #[error("cannot listen on {listen}")]
     Listen {
@@ -142,7 +148,7 @@ impl Error {
             Self::Corrupt { .. } | Self::Damaged { .. } | Self::Exists { .. } => Class::Integrity,
             Self::TooLarge { .. } | Self::Changed { .. } => Class::BadInput,
             Self::Unavailable { .. } | Self::Listen { .. } => Class::Unavailable,
-            Self::Open { .. } => Class::Usage,
+            Self::Open { .. } | Self::BadBucket { .. } => Class::Usage,
             Self::File { .. } => Class::Internal,
         }
     }

@@ -27,21 +27,22 @@
 //! | `testing` | memory, faults and the conformance suite (feature `testing`) |
 
 mod content;
-
+mod embedded;
 mod error;
 mod lease;
 mod location;
 mod objects;
 mod refs;
+mod s3;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use content::{Family, Store};
 pub use domain::Digest;
+pub use embedded::serve;
 pub use error::{Error, Result};
 pub use lease::{Holder, Lease, LeaseState};
 pub use location::Location;
-pub use location::serve;
 pub use objects::{Body, ByteStream, Condition, Meta, Objects, Page};
 pub use refs::{Created, Swap, Versioned};

@@ -1,6 +1,6 @@
 //! Where a store is, and opening it.
 
-use crate::{Result, Store};
+use crate::{Result, Store, embedded, s3};
 use domain::secret::Secret;
 use std::path::PathBuf;
 
@@ -29,19 +29,20 @@ pub enum Location {
 
 impl Store {
     /// Opens a location. Makes the directory of an embedded store; sends nothing to a remote one.
-    pub async fn open(_location: &Location) -> Result<Self> {
-        todo!()
+    pub async fn open(location: &Location) -> Result<Self> {
+        let objects = match location {
+            Location::Embedded { directory } => s3::S3::embedded(embedded::Directory::open(directory)?),
+            Location::S3 { bucket, prefix, endpoint, region, credentials } => {
+                s3::S3::remote(&s3::Remote {
+                    bucket,
+                    prefix,
+                    endpoint: endpoint.as_deref(),
+                    region: region.as_deref(),
+                    credentials: credentials.as_ref(),
+                })
+                .await
+            }
+        };
+        Ok(Self::over(std::sync::Arc::new(objects)))
     }
-}
-
-/// Runs the embedded server over TCP until `stop` resolves, then drains. Serves `sealift store serve`.
-pub async fn serve(
-    _directory: &std::path::Path,
-    _listen: std::net::SocketAddr,
-    _buckets: &[String],
-    _credentials: Option<(String, domain::secret::Secret)>,
-    _ready: impl FnOnce(std::net::SocketAddr) + Send,
-    _stop: impl std::future::Future<Output = ()> + Send,
-) -> Result<()> {
-    todo!()
 }

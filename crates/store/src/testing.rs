@@ -16,6 +16,9 @@ use std::{
     },
 };
 
+mod conformance;
+pub use conformance::conformance;
+
 /// A store in memory. The entity tag depends on the content alone, as in S3.
 #[derive(Debug)]
 pub struct Memory {
@@ -306,5 +309,17 @@ impl Objects for IgnoresConditions {
     }
     async fn delete(&self, key: &str) -> Result<()> {
         self.0.delete(key).await
+    }
+}
+
+/// Waits until a condition holds.
+///
+/// # Panics
+/// When it does not hold within 20 seconds.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "not within 20 s: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }

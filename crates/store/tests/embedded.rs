@@ -1,0 +1,270 @@
+//! The embedded server, in this process and over TCP: the conformance suite, and what only it promises.
+
+// Helpers of tests are tests, which the lint sees only in functions marked so.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use bytes::Bytes;
+use domain::secret::Secret;
+use futures::future::join_all;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use store::{Body, Condition, Created, Error, Family, Location, Store, testing::conformance};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+async fn embedded(directory: &Path) -> Store {
+    Store::open(&Location::Embedded { directory: directory.to_owned() }).await.unwrap()
+}
+
+struct Served {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<store::Result<()>>,
+}
+
+impl Served {
+    async fn start(directory: PathBuf) -> Self {
+        let (ready, listening) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(async move {
+            let credentials = Some(("key".to_owned(), Secret::new("secret")));
+            let ready = |address| ready.send(address).unwrap();
+            let stop = async {
+                let _ = stopped.await;
+            };
+            let listen = "127.0.0.1:0".parse().unwrap();
+            store::serve(&directory, listen, &["releases".to_owned()], credentials, ready, stop).await
+        });
+        Self { address: listening.await.unwrap(), stop, running }
+    }
+
+    fn location(&self, bucket: &str, secret: &str) -> Location {
+        Location::S3 {
+            bucket: bucket.to_owned(),
+            prefix: "some/prefix".to_owned(),
+            endpoint: Some(format!("http://{}", self.address)),
+            region: None,
+            credentials: Some(("key".to_owned(), Secret::new(secret))),
+        }
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_process_conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    conformance(&embedded(directory.path()).await).await;
+    let left: Vec<_> = std::fs::read_dir(directory.path().join("uploads")).unwrap().collect();
+    assert!(left.is_empty(), "no upload is left behind: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tcp_conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    let served = Served::start(directory.path().to_owned()).await;
+    let store = Store::open(&served.location("releases", "secret")).await.unwrap();
+    conformance(&store).await;
+    let left: Vec<_> = std::fs::read_dir(directory.path().join("uploads")).unwrap().collect();
+    assert!(left.is_empty(), "no upload is left behind: {left:?}");
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_server_is_said_in_words() {
+    let directory = tempfile::tempdir().unwrap();
+    let served = Served::start(directory.path().to_owned()).await;
+    let said = async |location: Location| {
+        let error = Store::open(&location).await.unwrap().create("refs/a", Bytes::from("a")).await.unwrap_err();
+        assert_eq!(error.class(), domain::Class::Unavailable);
+        error.to_string()
+    };
+    let wrong = said(served.location("releases", "wrong")).await;
+    assert!(wrong.contains("refuses the credentials"), "{wrong}");
+    assert!(!wrong.contains("wrong\""), "the secret is not shown");
+    let bucket = said(served.location("no-such-bucket", "secret")).await;
+    assert!(bucket.contains("has no bucket \"no-such-bucket\""), "{bucket}");
+    let gone = served.location("releases", "secret");
+    served.stop().await;
+    let refused = said(gone).await;
+    assert!(refused.contains("refuses the connection"), "{refused}");
+}
+
+#[tokio::test]
+async fn it_is_not_served_to_others_without_credentials() {
+    let directory = tempfile::tempdir().unwrap();
+    let listen = "0.0.0.0:0".parse().unwrap();
+    let open = store::serve(directory.path(), listen, &[], None, |_| {}, std::future::pending()).await.unwrap_err();
+    assert!(matches!(open, Error::Open { .. }), "{open:?}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap();
+    let busy = store::serve(directory.path(), listen, &[], None, |_| {}, std::future::pending()).await.unwrap_err();
+    assert!(busy.to_string().contains(&listen.to_string()), "{busy}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_instances_of_one_directory_exclude_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let served = Served::start(directory.path().to_owned()).await;
+    let mut location = served.location("sealift", "secret");
+    if let Location::S3 { prefix, .. } = &mut location {
+        prefix.clear();
+    }
+    let stores =
+        [embedded(directory.path()).await, embedded(directory.path()).await, Store::open(&location).await.unwrap()];
+    for round in 0..10 {
+        let key = format!("refs/{round}");
+        let racers = (0..24).map(|racer| {
+            let (store, key) = (stores[racer % 3].clone(), key.clone());
+            tokio::spawn(async move { store.create(&key, Bytes::from(format!("racer {racer}"))).await })
+        });
+        let won = join_all(racers).await.into_iter().filter(|outcome| outcome.as_ref().unwrap().is_ok()).count();
+        assert_eq!(won, 1);
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_and_a_key_below_it_coexist() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = embedded(directory.path()).await;
+    let long = format!("x/{}", "long".repeat(60));
+    let mut keys = vec!["a", "a/b", "a/b/c", "a-b", "a0", "a//b", "../up", "a/", ".hidden", "ä ö?#%", long.as_str()];
+    for key in &keys {
+        store.create(key, Bytes::from((*key).to_owned())).await.unwrap();
+    }
+    keys.sort_unstable();
+    let listed = store.list("").await.unwrap();
+    assert_eq!(listed.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), keys);
+    for key in &keys {
+        assert_eq!(store.read(key).await.unwrap().unwrap().bytes, *key);
+        store.objects().delete(key).await.unwrap();
+    }
+    assert!(store.list("").await.unwrap().is_empty());
+    let left = std::fs::read_dir(directory.path().join("buckets/sealift")).unwrap().count();
+    assert_eq!(left, 0, "empty directories are removed");
+}
+
+#[tokio::test]
+async fn many_keys_come_in_pages() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = embedded(directory.path()).await;
+    let keys: Vec<String> = (0..1100).map(|number| format!("pages/{:02}/{number:05}", number % 7)).collect();
+    for chunk in keys.chunks(64) {
+        join_all(chunk.iter().map(|key| store.create(key, Bytes::from("x")))).await.into_iter().for_each(|it| {
+            assert_eq!(it.unwrap(), Created::New);
+        });
+    }
+    let mut expected = keys;
+    expected.sort();
+    let first = store.objects().list("pages/", None).await.unwrap();
+    assert!(first.more);
+    assert_eq!(first.entries.len(), 1000);
+    assert!(store.list("pages/").await.unwrap().iter().map(|(key, _)| key).eq(&expected));
+}
+
+/// The file of an object in the directory of a store.
+fn file_of(directory: &Path, key: &str) -> PathBuf {
+    directory.join("buckets/sealift").join(format!("{key}@"))
+}
+
+#[tokio::test]
+async fn a_byte_that_flips_on_the_disk_is_found_wherever_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = embedded(directory.path()).await;
+    let digest = store.put_bytes(Family::Blob, Bytes::from("content")).await.unwrap();
+    store.create("refs/one", Bytes::from("reference")).await.unwrap();
+    for key in [Store::key(Family::Blob, &digest), "refs/one".to_owned()] {
+        let path = file_of(directory.path(), &key);
+        let good = std::fs::read(&path).unwrap();
+        for position in 0..good.len() {
+            let mut bad = good.clone();
+            bad[position] ^= 1;
+            std::fs::write(&path, &bad).unwrap();
+            let error = if key.starts_with("refs") {
+                store.read(&key).await.map(drop).unwrap_err()
+            } else {
+                store.get_bytes(Family::Blob, &digest, 100).await.map(drop).unwrap_err()
+            };
+            assert_eq!(error.class(), domain::Class::Integrity, "byte {position}: {error:?}");
+            assert!(error.to_string().contains(&key), "byte {position}: {error}");
+        }
+        for length in [0, 3, good.len() - 1] {
+            std::fs::write(&path, &good[..length]).unwrap();
+            let error = store.read(&key).await.map(drop).unwrap_err();
+            assert_eq!(error.class(), domain::Class::Integrity, "cut to {length}: {error:?}");
+        }
+        std::fs::write(&path, &good).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn temporaries_of_the_dead_go_and_those_of_the_living_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let sessions = directory.path().join("tmp");
+    let living = embedded(directory.path()).await;
+    living.create("refs/a", Bytes::from("a")).await.unwrap();
+    let dead = sessions.join("dead");
+    std::fs::create_dir(&dead).unwrap();
+    std::fs::write(dead.join("lock"), "").unwrap();
+    std::fs::write(dead.join("0"), "half an obj").unwrap();
+    let second = embedded(directory.path()).await;
+    second.create("refs/b", Bytes::from("b")).await.unwrap();
+    assert!(!dead.exists());
+    assert_eq!(std::fs::read_dir(&sessions).unwrap().count(), 2, "those of the two that live");
+    living.create("refs/c", Bytes::from("c")).await.unwrap();
+    drop((living, second));
+    assert_eq!(std::fs::read_dir(&sessions).unwrap().count(), 0, "a clean end leaves nothing");
+}
+
+#[tokio::test]
+async fn a_format_of_the_future_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(embedded(directory.path()).await);
+    std::fs::write(directory.path().join("format"), "sealift-store 9\n").unwrap();
+    let error = Store::open(&Location::Embedded { directory: directory.path().to_owned() }).await.unwrap_err();
+    assert!(error.to_string().contains("another format"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_upload_is_aborted() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = embedded(&directory.path().join("store")).await;
+    let path = directory.path().join("large");
+    std::fs::write(&path, vec![7; 64 << 20]).unwrap();
+    let uploads = directory.path().join("store/uploads");
+    let uploading = store.clone();
+    let task = tokio::spawn(async move {
+        let body = Body::File { path, offset: 0, length: 64 << 20 };
+        uploading.objects().put("large", body, Condition::None).await
+    });
+    store::testing::until("the upload has begun", || {
+        std::fs::read_dir(&uploads).unwrap().next().is_some() || task.is_finished()
+    })
+    .await;
+    task.abort();
+    let ended = task.await;
+    assert!(ended.is_err_and(|error| error.is_cancelled()), "it was cancelled in the middle");
+    store.settle().await;
+    assert_eq!(std::fs::read_dir(&uploads).unwrap().count(), 0, "nothing is left behind");
+    assert!(store.list("").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn opening_is_quick() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = embedded(directory.path()).await;
+    store.create("refs/a", Bytes::from("a")).await.unwrap();
+    let begun = Instant::now();
+    for _ in 0..5 {
+        assert!(embedded(directory.path()).await.read("refs/a").await.unwrap().is_some());
+    }
+    let each = begun.elapsed() / 5;
+    println!("opening and reading one reference takes {each:?}");
+    assert!(each < Duration::from_millis(500), "{each:?}");
+}

@@ -1,0 +1,163 @@
+//! The store over memory: the conformance suite, and what happens when the k-th operation fails.
+
+use bytes::Bytes;
+use std::{sync::Arc, time::Duration};
+use store::{
+    Body, Condition, Created, Digest, Error, Family, Objects, Store, Swap,
+    testing::{Faults, Faulty, IgnoresConditions, Memory, Mode, conformance},
+};
+
+fn faulty() -> (Arc<Memory>, Arc<Faults>, Store) {
+    let (memory, faults) = (Memory::new(), Faults::new());
+    let store = Store::over(Faulty::new(memory.clone(), faults.clone()));
+    (memory, faults, store)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_conforms() {
+    conformance(&Store::over(Memory::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_conforms_with_small_pages() {
+    conformance(&Store::over(Memory::with_page(3))).await;
+}
+
+#[tokio::test]
+async fn a_flipped_byte_is_fetched_again_and_one_that_stays_names_the_key() {
+    let (memory, faults, store) = faulty();
+    let bytes = Bytes::from("precious");
+    let digest = store.put_bytes(Family::Pack, bytes.clone()).await.unwrap();
+    let key = Store::key(Family::Pack, &digest);
+    let directory = tempfile::tempdir().unwrap();
+    let to = directory.path().join("restored");
+    for mode in [Mode::Flip, Mode::Truncate] {
+        faults.arm(1, mode);
+        assert_eq!(store.get_bytes(Family::Pack, &digest, 100).await.unwrap(), bytes, "{mode:?} heals");
+        faults.arm(1, mode);
+        assert_eq!(store.get_file(Family::Pack, &digest, &to, None).await.unwrap(), 8);
+        faults.arm(1, mode);
+        assert_eq!(store.verify(Family::Pack, &digest).await.unwrap(), 8);
+        assert!(faults.fired());
+    }
+    faults.disarm();
+    std::fs::remove_file(&to).unwrap();
+    assert!(memory.tamper(&key, |bytes| bytes[3] ^= 0x10));
+    let get = store.get_bytes(Family::Pack, &digest, 100).await.map(drop);
+    let file = store.get_file(Family::Pack, &digest, &to, None).await.map(drop);
+    let verify = store.verify(Family::Pack, &digest).await.map(drop);
+    for result in [get, file, verify] {
+        let error = result.unwrap_err();
+        assert_eq!(error.class(), domain::Class::Integrity);
+        assert!(matches!(&error, Error::Corrupt { expected, .. } if *expected == digest));
+        assert!(error.to_string().contains(&key), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "no wrong byte is left on the disk");
+}
+
+#[tokio::test]
+async fn lost_answers_are_reconciled() {
+    let (_, faults, store) = faulty();
+    faults.arm(1, Mode::After);
+    assert_eq!(store.create("releases/a", Bytes::from("one")).await.unwrap(), Created::New);
+    assert!(faults.fired());
+    let there = store.read("releases/a").await.unwrap().unwrap();
+    faults.arm(1, Mode::After);
+    let swapped = store.swap("releases/a", Some(&there.etag), Bytes::from("two")).await.unwrap();
+    let Swap::Swapped(etag) = swapped else { panic!("{swapped:?}") };
+    assert_eq!(store.read("releases/a").await.unwrap().unwrap().etag, etag);
+    faults.arm(2, Mode::After);
+    let digest = store.put_bytes(Family::Blob, Bytes::from("content")).await.unwrap();
+    assert_eq!(digest, Digest::of("content"));
+}
+
+#[tokio::test]
+async fn an_unsent_write_is_a_failure_and_changes_nothing() {
+    let (memory, faults, store) = faulty();
+    for mode in [Mode::Before, Mode::Down] {
+        faults.arm(1, mode);
+        let created = store.create("releases/a", Bytes::from("one")).await;
+        assert!(matches!(created, Err(Error::Unavailable { .. })), "{created:?}");
+        faults.arm(1, mode);
+        let swapped = store.swap("releases/a", None, Bytes::from("one")).await;
+        assert!(matches!(swapped, Err(Error::Unavailable { .. })), "{swapped:?}");
+        assert!(memory.keys().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn someone_elses_content_is_not_taken_for_our_lost_answer() {
+    let (memory, faults, store) = faulty();
+    let put = |text: &'static str| memory.put("releases/a", Body::Bytes(Bytes::from(text)), Condition::None);
+    put("theirs").await.unwrap();
+    faults.arm(1, Mode::Before);
+    let created = store.create("releases/a", Bytes::from("ours")).await;
+    assert!(matches!(&created, Err(Error::Exists { existing, .. }) if existing == "theirs"), "{created:?}");
+    faults.arm(1, Mode::Before);
+    let swapped = store.swap("releases/a", Some("\"before theirs\""), Bytes::from("ours")).await.unwrap();
+    assert!(matches!(&swapped, Swap::Lost(Some(there)) if there.bytes == "theirs"), "{swapped:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_ignores_conditions_is_refused_in_words() {
+    let memory = Memory::new();
+    let store = Store::over(Arc::new(IgnoresConditions(memory.clone())));
+    let error = store.probe_conditional_writes().await.unwrap_err();
+    assert_eq!(error.class(), domain::Class::Unavailable);
+    assert!(error.to_string().contains("does not keep conditional writes"), "{error}");
+    assert!(memory.keys().is_empty(), "the probe leaves nothing");
+}
+
+#[tokio::test]
+async fn every_failing_operation_of_a_lease_leaves_it_free_or_ours() {
+    let ttl = Duration::from_secs(60);
+    for mode in [Mode::Before, Mode::After, Mode::Down] {
+        for k in 1.. {
+            let (_, faults, store) = faulty();
+            faults.arm(k, mode);
+            let first = store.lease("staging", "deploy", ttl, Duration::ZERO).await;
+            if let Ok(lease) = first {
+                lease.check().unwrap();
+                let _ = lease.release().await;
+            }
+            let fired = faults.fired();
+            faults.disarm();
+            let next = store.lease("staging", "deploy", ttl, Duration::ZERO).await.unwrap();
+            assert!(next.epoch >= 1);
+            next.release().await.unwrap();
+            if !fired {
+                assert!(k > 2, "at least a read and a swap were tried");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_cannot_renew_stops_itself_before_anyone_can_take_over() {
+    let (_, faults, store) = faulty();
+    let ttl = Duration::from_millis(900);
+    let lease = store.lease("staging", "deploy", ttl, Duration::ZERO).await.unwrap();
+    lease.check().unwrap();
+    faults.arm(1, Mode::Down);
+    let begun = std::time::Instant::now();
+    store::testing::until("the holder stops itself", || lease.check().is_err()).await;
+    assert!(begun.elapsed() < ttl, "before its TTL is over");
+    let stopped = lease.check().unwrap_err();
+    assert!(matches!(stopped, Error::Unavailable { .. }), "{stopped:?}");
+    faults.disarm();
+    store::testing::until("it recovers when the store does, and nobody took over", || lease.check().is_ok()).await;
+    lease.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_held_longer_than_its_ttl_is_renewed() {
+    let store = Store::over(Memory::new());
+    let ttl = Duration::from_millis(600);
+    let lease = store.lease("staging", "deploy", ttl, Duration::ZERO).await.unwrap();
+    let other = store.lease("staging", "other", ttl, ttl * 4).await;
+    assert!(matches!(other, Err(Error::Held { epoch: 1, .. })), "{other:?}");
+    lease.check().unwrap();
+    assert!(store.lease_holder("staging").await.unwrap().unwrap().renewals >= 4);
+    lease.release().await.unwrap();
+}
