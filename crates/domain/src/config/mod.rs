@@ -24,6 +24,7 @@ mod tests;
 pub use model::*;
 pub use problems::{Problem, Problems};
 pub use resolve::{Resolved, ResolvedComponent, ResolvedRun, resolve};
+pub(crate) use written::nameless as placeholder_name;
 
 /// Text beyond this is refused unread: nesting costs stack.
 const MOST_BYTES: usize = 256 << 10;

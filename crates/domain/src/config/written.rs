@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, time::Duration};
 use toml::de::DeValue;
 
 /// A name for what has a bad one or none: the problem is reported, and no one sees the rest.
-pub(super) fn nameless() -> Name {
+pub(crate) fn nameless() -> Name {
     #[allow(clippy::expect_used, reason = "a constant")]
     Name::new("nameless").expect("a legal name")
 }
