@@ -61,9 +61,9 @@ pub async fn stage(store: &Store, cache: &Path, workload: &Workload, form: Image
             let entry = ImageEntry {
                 entrypoint: unpacked.entrypoint,
                 cmd: unpacked.cmd,
-                env: unpacked.env,
-                workdir: unpacked.workdir,
-                user: unpacked.user,
+                env: unpacked.env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+                workdir: unpacked.workdir.unwrap_or_default(),
+                user: unpacked.user.unwrap_or_default(),
             };
             Form::Rootfs { dir, entry }
         }
@@ -128,7 +128,7 @@ pub async fn fetch_image(store: &Store, cache: &Path, manifest: &Digest, of: &st
     }
     task.finish("fetched and verified");
     let (root, wanted) = (building.path().to_owned(), *manifest);
-    blocking(move || image::assemble(&root, &wanted).and_then(|()| image::open(&root))).await?.doing(doing())?;
+    blocking(move || image::assemble(&wanted, &root)).await?.doing(doing())?;
     // Another process may have been quicker; its layout was verified just as ours.
     match fs::rename(building.path(), &layout) {
         Ok(()) => drop(building.keep()),

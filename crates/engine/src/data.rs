@@ -347,7 +347,7 @@ pub async fn log(workspace: &Workspace, wanted: &str, limit: usize) -> Result<Ve
     Ok(revisions
         .into_iter()
         .map(|revision| {
-            let pointer = revision.text.as_deref().and_then(|text| Pointer::parse(text).ok());
+            let pointer = revision.text.as_deref().and_then(|text| Pointer::parse(text, Path::new(&file)).ok());
             DataRevision {
                 commit: revision.commit,
                 committed: revision.committed,

@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Result},
     workspace::CONFIG,
 };
-use domain::detect::{Listing, detect};
+use domain::detect::{Listing, detect, skips_folder, wants_content};
 use serde::Serialize;
 use std::{
     fs,
@@ -17,8 +17,6 @@ use std::{
 const READ_LIMIT: u64 = 256 << 10;
 /// No more files than this are looked at.
 const FILE_LIMIT: usize = 20_000;
-/// Folders that never say what a repository is.
-const SKIPPED: [&str; 8] = [".git", "target", "node_modules", ".sealift", ".venv", "venv", "__pycache__", "dist"];
 /// What git must not see.
 const IGNORED: &str = ".sealift/";
 
@@ -38,7 +36,7 @@ pub struct Report {
 }
 
 /// Looks at `root`, and writes `Sealift.toml` and a line of `.gitignore` when `write` is set.
-pub fn run(root: &Path, docker: bool, write: bool) -> Result<Report> {
+pub fn run(root: &Path, docker: bool, remote: Option<String>, write: bool) -> Result<Report> {
     let path = root.join(CONFIG);
     if path.exists() {
         return Err(Error::BadInput {
@@ -50,7 +48,7 @@ pub fn run(root: &Path, docker: bool, write: bool) -> Result<Report> {
         .ok()
         .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
         .unwrap_or_default();
-    let listing = Listing { name, files: list(root)?, docker };
+    let listing = Listing { folder: name, files: list(root)?, git_remote: remote, docker };
     let detected = detect(&listing);
     if write {
         fs::write(&path, &detected.toml).map_err(Error::file("write", &path))?;
@@ -71,7 +69,7 @@ fn list(root: &Path) -> Result<Vec<(String, Option<String>)>> {
             let kind = entry.file_type().map_err(Error::file("read", &path))?;
             let name = entry.file_name();
             if kind.is_dir() {
-                if !SKIPPED.iter().any(|skipped| name == *skipped) {
+                if !name.to_str().is_some_and(skips_folder) {
                     folders.push(path);
                 }
             } else if kind.is_file()
@@ -79,7 +77,7 @@ fn list(root: &Path) -> Result<Vec<(String, Option<String>)>> {
                 && let Some(relative) = path.strip_prefix(root).ok().and_then(Path::to_str)
             {
                 let small = entry.metadata().is_ok_and(|metadata| metadata.len() <= READ_LIMIT);
-                let text = if small { fs::read(&path).ok().and_then(|bytes| String::from_utf8(bytes).ok()) } else { None };
+                let text = if small && wants_content(relative) { fs::read(&path).ok().and_then(|bytes| String::from_utf8(bytes).ok()) } else { None };
                 files.push((relative.to_owned(), text));
             }
         }

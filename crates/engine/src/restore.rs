@@ -149,7 +149,7 @@ pub async fn restore(
         .prefix(".sealift-restore-")
         .tempdir_in(&parent)
         .map_err(Error::file("make a folder in", &parent))?;
-    let mut restoring = Restoring { store, sealed: &sealed, root: building.path(), events, sums: BTreeMap::new(), bytes: 0 };
+    let mut restoring = Restoring { store, sealed: &sealed, root: building.path(), events, sums: BTreeMap::new(), bytes: 0, entry: Vec::new() };
     restoring.all().await?;
     let (files, bytes) = (restoring.sums.len() as u64, restoring.bytes);
     let runnable = building.path().join("run.sh").is_file();
@@ -181,6 +181,8 @@ struct Restoring<'a> {
     /// Relative path to digest: becomes `SHA256SUMS`.
     sums: BTreeMap<String, Digest>,
     bytes: u64,
+    /// What the image for this machine runs by itself.
+    entry: Vec<String>,
 }
 
 impl Restoring<'_> {
@@ -252,16 +254,19 @@ impl Restoring<'_> {
             let path = self.root.join(&name);
             let rootfs = (*platform == crate::platform()).then(|| self.root.join("rootfs"));
             let reference = format!("{}:{}", self.sealed.manifest.release.component, self.sealed.manifest.release.version);
-            let made = blocking(move || -> Result<Digest> {
+            let made = blocking(move || -> Result<(Digest, Vec<String>)> {
                 let file = fs::File::create(&path).map_err(Error::file("create", &path))?;
                 image::docker_archive(&layout, Some(&reference), std::io::BufWriter::new(file)).doing("write the image's archive")?;
+                let mut entry = Vec::new();
                 if let Some(rootfs) = rootfs {
                     fs::create_dir_all(&rootfs).map_err(Error::file("make the folder", &rootfs))?;
-                    image::unpack(&layout, &rootfs, &image::Limits::default()).doing("unpack the image")?;
+                    let unpacked = image::unpack(&layout, &rootfs, &image::Limits::default()).doing("unpack the image")?;
+                    entry = [unpacked.entrypoint, unpacked.cmd].concat();
                 }
-                digest_of(&path)
+                Ok((digest_of(&path)?, entry))
             });
-            let digest = made.await??;
+            let (digest, entry) = made.await??;
+            self.entry.extend(entry);
             self.bytes += image.bytes;
             self.sums.insert(name, digest);
         }
@@ -274,8 +279,11 @@ impl Restoring<'_> {
     /// A script that runs the restored release here without anything else, when it has an image for this machine.
     fn run_script(&mut self) -> Result<()> {
         let manifest = &self.sealed.manifest;
-        let (Some(run), Some(image)) = (&manifest.run, manifest.images.get(&crate::platform())) else { return Ok(()) };
-        let Some(command) = self.command(image, run)? else { return Ok(()) };
+        let Some(run) = &manifest.run else { return Ok(()) };
+        if !manifest.images.contains_key(&crate::platform()) {
+            return Ok(());
+        }
+        let Some(command) = self.command(run) else { return Ok(()) };
         let mut script = format!(
             "#!/bin/sh\n# Runs {} as it was sealed ({}).\nset -eu\ncd \"$(dirname \"$0\")\"\nhere=$(pwd)\nport=${{PORT:-{}}}\n",
             manifest.release, self.sealed.digest, run.port
@@ -292,22 +300,12 @@ impl Restoring<'_> {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(Error::file("set the mode of", &path))
     }
 
-    fn command(&self, image: &domain::manifest::Image, run: &domain::manifest::Run) -> Result<Option<String>> {
-        let words = match &run.command {
-            Some(words) => words.clone(),
-            None => self.entrypoint(&image.config)?,
-        };
-        let Some((program, arguments)) = words.split_first() else { return Ok(None) };
+    fn command(&self, run: &domain::manifest::Run) -> Option<String> {
+        let words = run.command.as_ref().unwrap_or(&self.entry);
+        let (program, arguments) = words.split_first()?;
         let program = format!("\"$here\"/rootfs{}", quote(&format!("/{}", program.trim_start_matches('/'))));
         let arguments: Vec<String> = arguments.iter().map(|word| quote(word)).collect();
-        Ok(Some([vec![program], arguments].concat().join(" ")))
-    }
-
-    /// The image's own command, from its configuration, which the archive holds too.
-    fn entrypoint(&self, config: &Digest) -> Result<Vec<String>> {
-        let name = format!("image-{}.tar", crate::platform().replace('/', "-"));
-        let path = self.root.join(&name);
-        image::archive_entrypoint(&path, config).doing("read the image's configuration")
+        Some([vec![program], arguments].concat().join(" "))
     }
 
     /// A sealed environment value as shell words.
