@@ -312,3 +312,30 @@ fn an_environment_wins_over_the_component() {
     expect![[r#"there is no environment "prod"; did you mean production?"#]]
         .assert_eq(&resolve(&config, "prod").unwrap_err().to_string());
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+
+    /// Whatever is done to the example, it is read or refused with places that exist, and never a panic.
+    #[test]
+    fn a_damaged_example_is_read_or_refused(
+        damage in proptest::collection::vec((proptest::prelude::any::<proptest::prelude::prop::sample::Index>(), 0..4_u8, "[\\PC\n]{0,3}"), 1..6),
+    ) {
+        let mut lines: Vec<String> = EXAMPLE.lines().map(str::to_owned).collect();
+        for (index, kind, text) in damage {
+            let at = index.index(lines.len());
+            match kind {
+                0 => lines[at].clear(),
+                1 => lines[at].push_str(&text),
+                2 => lines[at] = lines[at].replacen('"', &text, 1),
+                _ => lines[at] = lines[at].replacen(" = ", &format!(" = {text}"), 1),
+            }
+        }
+        let text = lines.join("\n");
+        if let Err(problems) = parse(&text, "x") {
+            proptest::prop_assert!(!problems.list.is_empty());
+            let most = text.lines().count() + 1;
+            proptest::prop_assert!(problems.list.iter().all(|problem| (1..=most).contains(&problem.line) && problem.column >= 1));
+        }
+    }
+}
