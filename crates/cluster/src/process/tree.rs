@@ -1,0 +1,114 @@
+//! Copying trees and files so that they survive a crash, and who can reach them.
+
+use crate::{Error, Result};
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::Write,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+/// Copies a directory: files (as reflinks where the file system can), directories and symlinks. Setuid bits are dropped, and
+/// everything is made readable, since owners are not kept. With `owner`, the copy belongs to that user.
+pub(super) fn copy(from: &Path, to: &Path, owner: Option<u32>) -> Result<()> {
+    let mode = fs::symlink_metadata(from).map_err(Error::file("read", from))?.permissions().mode();
+    fs::create_dir(to).map_err(Error::file("create", to))?;
+    let entries = fs::read_dir(from).map_err(Error::file("list", from))?;
+    for entry in entries {
+        let entry = entry.map_err(Error::file("list", from))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type().map_err(Error::file("read", &source))?;
+        if kind.is_dir() {
+            copy(&source, &target, owner)?;
+        } else if kind.is_symlink() {
+            let link = fs::read_link(&source).map_err(Error::file("read", &source))?;
+            std::os::unix::fs::symlink(link, &target).map_err(Error::file("create", &target))?;
+        } else if kind.is_file() {
+            copy_file(&source, &target)?;
+            own(&target, owner)?;
+        } else {
+            let strange = std::io::Error::other("it is neither a file, a directory nor a symlink");
+            return Err(Error::File { action: "copy", path: source, source: strange });
+        }
+    }
+    fs::set_permissions(to, Permissions::from_mode(mode & 0o777 | 0o755)).map_err(Error::file("change", to))?;
+    own(to, owner)
+}
+
+/// Copies one file durably. It becomes readable, and executable for all if it was for anyone.
+pub(super) fn copy_file(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).map_err(Error::file("copy to", to))?;
+    let file = File::open(to).map_err(Error::file("open", to))?;
+    let mode = file.metadata().map_err(Error::file("read", to))?.permissions().mode() & 0o777;
+    let executable = if mode & 0o111 == 0 { 0 } else { 0o111 };
+    file.set_permissions(Permissions::from_mode(mode | 0o444 | executable)).map_err(Error::file("change", to))?;
+    file.sync_all().map_err(Error::file("sync", to))
+}
+
+/// Gives a file to a user.
+pub(super) fn own(path: &Path, owner: Option<u32>) -> Result<()> {
+    match owner {
+        Some(user) => std::os::unix::fs::lchown(path, Some(user), Some(user)).map_err(Error::file("give away", path)),
+        None => Ok(()),
+    }
+}
+
+/// Makes the directories that are missing below `root`, and `root` itself, searchable for everybody.
+pub(super) fn make_dirs(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_dirs(parent)?;
+    }
+    match fs::create_dir(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o755)).map_err(Error::file("change", path)),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(Error::file("create", path)(error)),
+    }
+}
+
+/// Replaces a file so that after a crash either the old or the new content is there.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(Error::file("create", &temporary))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::file("write", &temporary))?;
+    fs::rename(&temporary, path).map_err(Error::file("replace", path))?;
+    path.parent().map_or(Ok(()), sync)
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync(directory: &Path) -> Result<()> {
+    File::open(directory).and_then(|file| file.sync_all()).map_err(Error::file("sync", directory))
+}
+
+/// Removes a tree if it is there.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The first existing folder on the way to `path`, itself included, that a user cannot pass through.
+pub(super) fn blocked_for(user: u32, path: &Path) -> Option<PathBuf> {
+    let absolute = std::path::absolute(path).ok()?;
+    let mut folders: Vec<&Path> = absolute.ancestors().collect();
+    folders.reverse();
+    folders.into_iter().find(|folder| fs::metadata(folder).is_ok_and(|data| !passable(&data, user))).map(Path::to_owned)
+}
+
+fn passable(data: &fs::Metadata, user: u32) -> bool {
+    let mode = data.permissions().mode();
+    match (data.uid() == user, data.gid() == user) {
+        (true, _) => mode & 0o100 != 0,
+        (_, true) => mode & 0o010 != 0,
+        _ => mode & 0o001 != 0,
+    }
+}

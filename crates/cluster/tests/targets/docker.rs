@@ -1,0 +1,237 @@
+//! The docker target against a real engine.
+
+use crate::common::{answers, files, free_port, wait_for, workload};
+use async_trait::async_trait;
+use cluster::testing::{Subject, conformance, get};
+use cluster::{Docker, Error, ImagePath, Target};
+use domain::{
+    Class, Digest,
+    workload::{Relaxation, Slot, SlotState, Workload},
+};
+use std::{
+    any::Any,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+struct Bench {
+    dir: tempfile::TempDir,
+    archive: PathBuf,
+    config: Digest,
+    model: PathBuf,
+    target: Docker,
+    engine: String,
+    component: String,
+}
+
+impl Bench {
+    /// `None` where there is no engine to test with, which `CI=true` does not allow.
+    fn new(component: &str) -> Option<Self> {
+        let Ok(engine) = std::env::var("SEALIFT_TEST_DOCKER") else {
+            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "SEALIFT_TEST_DOCKER is not set");
+            return None;
+        };
+        let (dir, rootfs, model) = files();
+        let (archive, config) = archive(dir.path(), &rootfs.join("server"), "");
+        let target = Docker::new(Some(engine.clone()), "127.0.0.1".into(), dir.path().join("state"));
+        Some(Self { dir, archive, config, model, target, engine, component: component.to_owned() })
+    }
+
+    fn workload(&self, slot: Slot, release: &str, port: u16) -> Workload {
+        let mut workload = workload(&self.component, slot, release, port);
+        workload.image_config = Some(self.config);
+        workload
+    }
+
+    async fn prepare(&self, workload: &Workload) -> cluster::Result<()> {
+        self.target.prepare(workload, 1, self.image(), &self.mounts()).await
+    }
+
+    async fn up(&self, workload: &Workload) {
+        self.prepare(workload).await.unwrap();
+        self.target.start(workload, 1).await.unwrap();
+        wait_for("an answer", async || answers(workload.host_port)).await;
+    }
+}
+
+/// An image with one layer that holds the server, as `docker load` reads it, and its configuration's digest.
+fn archive(dir: &Path, server: &Path, user: &str) -> (PathBuf, Digest) {
+    let mut layer = tar::Builder::new(Vec::new());
+    layer.append_path_with_name(server, "server").unwrap();
+    let passwd = b"app:x:1234:1234::/:\ntoor:x:0:0::/:\n";
+    let mut header = tar::Header::new_gnu();
+    header.set_size(passwd.len() as u64);
+    header.set_mode(0o644);
+    layer.append_data(&mut header, "etc/passwd", passwd.as_slice()).unwrap();
+    let layer = layer.into_inner().unwrap();
+    let config = serde_json::to_vec(&serde_json::json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        "os": "linux",
+        "config": {"Entrypoint": ["/server"], "Env": ["FROM_IMAGE=yes"], "User": user},
+        "rootfs": {"type": "layers", "diff_ids": [Digest::of(&layer).to_string()]},
+        "history": [{"created_by": "test"}],
+    }))
+    .unwrap();
+    let digest = Digest::of(&config);
+    let config_name = format!("{}.json", digest.hex());
+    let manifest =
+        serde_json::to_vec(&serde_json::json!([{"Config": config_name, "RepoTags": null, "Layers": ["layer.tar"]}]));
+    let path = dir.join(format!("image-{}.tar", digest.short()));
+    let mut archive = tar::Builder::new(std::fs::File::create(&path).unwrap());
+    for (name, bytes) in [("manifest.json", manifest.unwrap()), (&config_name, config), ("layer.tar", layer)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, bytes.as_slice()).unwrap();
+    }
+    archive.finish().unwrap();
+    (path, digest)
+}
+
+#[async_trait]
+impl Subject for Bench {
+    fn target(&self) -> &dyn Target {
+        &self.target
+    }
+    fn workload(&self, slot: Slot, release: &str, port: u16) -> Workload {
+        Bench::workload(self, slot, release, port)
+    }
+    fn image(&self) -> ImagePath<'_> {
+        ImagePath::DockerArchive(&self.archive)
+    }
+    fn mounts(&self) -> Vec<(String, PathBuf)> {
+        vec![("/models/quality.bin".into(), self.model.clone())]
+    }
+    async fn crash(&self, workload: &Workload) {
+        let _ = get(workload.host_port, "/crash");
+    }
+    async fn occupy(&self, port: u16) -> Box<dyn Any + Send> {
+        Box::new(std::net::TcpListener::bind(("127.0.0.1", port)).unwrap())
+    }
+    async fn answers(&self, workload: &Workload) -> Option<bool> {
+        Some(answers(workload.host_port))
+    }
+}
+
+#[tokio::test]
+async fn containers_conform() {
+    let Some(bench) = Bench::new("conform") else { return };
+    conformance(&bench).await;
+}
+
+#[tokio::test]
+async fn environment_mounts_secrets_and_policy_arrive_inside() {
+    let Some(bench) = Bench::new("inside") else { return };
+    let workload = bench.workload(Slot::Blue, "one", free_port());
+    bench.up(&workload).await;
+    let port = workload.host_port;
+    assert_eq!(get(port, "/env/FROM_IMAGE").unwrap().1, "yes");
+    assert_eq!(get(port, "/env/TOKEN").unwrap().1, "hunter2");
+    assert_eq!(get(port, "/env/MODEL").unwrap().1, "/models/quality.bin");
+    assert_eq!(get(port, "/file/models/quality.bin").unwrap(), (200, "grapes".to_owned()));
+    assert_eq!(get(port, "/write/x").unwrap().0, 403, "its root is not writable");
+    assert_eq!(get(port, "/write/models/quality.bin").unwrap().0, 403, "nor are its mounts");
+    assert_eq!(get(port, "/write/tmp/x").unwrap().0, 200);
+    let status = get(port, "/file/proc/self/status").unwrap().1;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(field("Uid:"), "1000 1000 1000 1000");
+    assert_eq!(
+        (field("CapEff:"), field("NoNewPrivs:"), field("Seccomp:")),
+        ("0000000000000000".into(), "1".into(), "2".into())
+    );
+    bench.target.remove(&workload.place).await.unwrap();
+    let left = std::fs::read_dir(bench.dir.path().join("state/mounts")).map_or(0, |entries| entries.count());
+    assert_eq!(left, 0, "the files of a removed slot are removed");
+}
+
+#[tokio::test]
+async fn another_image_than_the_releases_is_refused() {
+    let Some(bench) = Bench::new("image") else { return };
+    let mut workload = bench.workload(Slot::Blue, "one", free_port());
+    workload.image_config = Some(Digest::of("another image"));
+    let error = bench.prepare(&workload).await.unwrap_err();
+    assert!(matches!(error, Error::Image { .. }) && error.class() == Class::Integrity, "{error}");
+    workload.image_config = None;
+    assert!(matches!(bench.prepare(&workload).await.unwrap_err(), Error::Image { .. }));
+}
+
+#[tokio::test]
+async fn a_user_of_the_image_is_kept_unless_it_is_root() {
+    let Some(mut bench) = Bench::new("user") else { return };
+    let server = cluster::testing::build_server();
+    for (user, uid) in [("app", "1234"), ("root", "1000"), ("0:0", "1000")] {
+        (bench.archive, bench.config) = archive(bench.dir.path(), server, user);
+        let workload = bench.workload(Slot::Blue, "one", free_port());
+        bench.up(&workload).await;
+        let status = get(workload.host_port, "/file/proc/self/status").unwrap().1;
+        assert!(status.contains(&format!("Uid:\t{uid}\t")), "{user}: {status}");
+        bench.target.remove(&workload.place).await.unwrap();
+    }
+    (bench.archive, bench.config) = archive(bench.dir.path(), server, "toor");
+    let mut workload = bench.workload(Slot::Blue, "one", free_port());
+    let error = bench.prepare(&workload).await.unwrap_err();
+    assert!(matches!(&error, Error::Policy { deviations, .. } if deviations.len() == 1), "{error}");
+    assert!(error.is_workloads_fault() && error.to_string().contains("user toor"), "{error}");
+    let place = workload.place.clone();
+    let observed = bench.target.observe(&place.project, &place.environment, &place.component).await.unwrap();
+    assert_eq!(observed.blue, SlotState::Empty, "what deviates is removed again");
+    workload.relax = vec![Relaxation::RunAsRoot];
+    bench.up(&workload).await;
+    bench.target.remove(&place).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_program_that_ends_at_once_is_refused_with_its_log() {
+    let Some(bench) = Bench::new("ending") else { return };
+    let mut workload = bench.workload(Slot::Blue, "one", free_port());
+    workload.env.insert("EXIT_WITH".into(), "7".into());
+    bench.prepare(&workload).await.unwrap();
+    // The engine may say "running" before it sees the end; then `alive` sees it.
+    let words = match bench.target.start(&workload, 1).await {
+        Err(error @ Error::Refused { .. }) => error.to_string(),
+        Err(error) => panic!("{error}"),
+        Ok(()) => {
+            wait_for("the end", async || bench.target.alive(&workload.place).await.unwrap().is_some()).await;
+            bench.target.alive(&workload.place).await.unwrap().unwrap_or_default()
+        }
+    };
+    assert!(words.contains("code 7") && words.contains("told to exit with 7"), "{words}");
+    workload.env.remove("EXIT_WITH");
+    workload.command = Some(vec!["/nowhere".into()]);
+    bench.target.remove(&workload.place).await.unwrap();
+    bench.prepare(&workload).await.unwrap();
+    let error = bench.target.start(&workload, 1).await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains("/nowhere"), "{error}");
+    bench.target.remove(&workload.place).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_that_belongs_to_someone_else_is_left_alone() {
+    let Some(bench) = Bench::new("foreign") else { return };
+    let workload = bench.workload(Slot::Blue, "one", free_port());
+    bench.prepare(&workload).await.unwrap();
+    let client = bollard::Docker::connect_with_unix(&bench.engine, 60, bollard::API_DEFAULT_VERSION).unwrap();
+    let client = client.negotiate_version().await.unwrap();
+    let body = bollard::models::ContainerCreateBody { image: Some(bench.config.to_string()), ..Default::default() };
+    let name = workload.place.to_string().replace("blue", "green");
+    let options = bollard::query_parameters::CreateContainerOptionsBuilder::new().name(&name).build();
+    let image = client.inspect_container(&workload.place.to_string(), None).await.unwrap().image.unwrap();
+    let body = bollard::models::ContainerCreateBody { image: Some(image), ..body };
+    let foreign = client.create_container(Some(options), body).await.unwrap().id;
+    let error = bench.prepare(&bench.workload(Slot::Green, "two", free_port())).await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains("not ours"), "{error}");
+    client.remove_container(&foreign, None).await.unwrap();
+    bench.target.remove(&workload.place).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_engine_that_is_not_there_is_named() {
+    let target = Docker::new(Some("unix:///nowhere/docker.sock".into()), "127.0.0.1".into(), "/nowhere".into());
+    let error = target.stop(&workload("wine", Slot::Blue, "one", 1).place, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }) && !error.is_workloads_fault(), "{error}");
+    assert_eq!(error.class(), Class::Unavailable);
+    assert!(error.to_string().contains("unix:///nowhere/docker.sock"), "{error}");
+}
