@@ -83,19 +83,19 @@ impl Probes for MemoryProbes {
 }
 
 /// Everything that a test of rollouts needs.
-pub struct Scene {
-    pub workspace: Workspace,
-    pub environment: Name,
-    pub memory: Arc<Memory>,
-    pub faults: Arc<Faults>,
-    pub target: InMemory,
-    pub world: World,
+pub(crate) struct Scene {
+    pub(crate) workspace: Workspace,
+    pub(crate) environment: Name,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) target: InMemory,
+    pub(crate) world: World,
     digests: BTreeMap<String, Digest>,
     _folder: tempfile::TempDir,
 }
 
 impl Scene {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = domain::config::parse(CONFIG, "Sealift.toml").unwrap_or_else(|problems| panic!("{problems}"));
         let clock: Arc<dyn Clock> = Arc::new(Ticking::default());
@@ -128,7 +128,7 @@ impl Scene {
             events: Events::nowhere(),
             cache: folder.path().join("cache"),
             memory: Some(folder.path().join("ledger")),
-            lease_ttl: Duration::from_millis(60),
+            lease_ttl: Duration::from_secs(2),
             patience: Duration::from_secs(20),
             stop: CancellationToken::new(),
         };
@@ -136,11 +136,11 @@ impl Scene {
         Self { workspace, environment, memory, faults, target, world, digests, _folder: folder }
     }
 
-    pub fn digest(&self, release: &str) -> Digest {
+    pub(crate) fn digest(&self, release: &str) -> Digest {
         self.digests[release]
     }
 
-    pub async fn plan(&self, verb: Verb, release: &str) -> Result<Plan> {
+    pub(crate) async fn plan(&self, verb: Verb, release: &str) -> Result<Plan> {
         let request = RolloutRequest {
             verb,
             environment: self.environment.clone(),
@@ -151,22 +151,22 @@ impl Scene {
         rollout::plan(&self.workspace, &self.world, request).await
     }
 
-    pub async fn roll(&self, verb: Verb, release: &str) -> Result<Finished> {
+    pub(crate) async fn roll(&self, verb: Verb, release: &str) -> Result<Finished> {
         execute(&self.world, &self.plan(verb, release).await?).await
     }
 
     /// The release that answers on the environment's port.
-    pub fn serving(&self) -> Option<String> {
+    pub(crate) fn serving(&self) -> Option<String> {
         let digest = self.target.serving(18080)?;
         self.digests.iter().find(|(_, known)| **known == digest).map(|(name, _)| name.clone())
     }
 
-    pub fn with_target(&self, target: Arc<dyn Target>) -> World {
+    pub(crate) fn with_target(&self, target: Arc<dyn Target>) -> World {
         World { target, ..self.world.clone() }
     }
 
     /// The n-th call of one operation fails.
-    pub fn with_target_fault(&self, operation: &'static str, n: u64, fault: Fault) -> World {
+    pub(crate) fn with_target_fault(&self, operation: &'static str, n: u64, fault: Fault) -> World {
         let seen = AtomicU64::new(0);
         self.with_target(Arc::new(FaultyTarget::new(
             Arc::new(self.target.clone()),
@@ -178,25 +178,24 @@ impl Scene {
     }
 
     /// A world that does not wait for a lease.
-    pub fn impatient(&self) -> World {
+    pub(crate) fn impatient(&self) -> World {
         World { patience: Duration::ZERO, lease_ttl: Duration::from_secs(15), ..self.world.clone() }
     }
 }
 
-/// What must be the same whether or not something failed on the way: what is recorded, what runs, how it ended.
+/// What must be the same whether or not something failed on the way: what is recorded, what runs, how it ended. A lease
+/// whose release was lost is left to expire, so it is not part of it.
 #[derive(Debug, PartialEq)]
-pub struct EndState {
-    pub serving: BTreeMap<Name, (ReleaseName, Digest, domain::workload::Slot)>,
-    pub slots: BTreeMap<Place, (bool, Option<Digest>)>,
-    pub rollouts: Vec<(ReleaseName, Option<domain::state::Ending>)>,
-    pub lease_free: bool,
+pub(crate) struct EndState {
+    pub(crate) serving: BTreeMap<Name, (ReleaseName, Digest, domain::workload::Slot)>,
+    pub(crate) slots: BTreeMap<Place, (bool, Option<Digest>)>,
+    pub(crate) rollouts: Vec<(ReleaseName, Option<domain::state::Ending>)>,
 }
 
-pub async fn end_state(scene: &Scene) -> EndState {
+pub(crate) async fn end_state(scene: &Scene) -> EndState {
     let store = Store::over(scene.memory.clone());
     let current = releases::current(&store, &scene.environment).await.unwrap();
     let history = engine::status::history(&scene.world.log(&scene.environment)).await.unwrap();
-    let lease = store.lease_holder(scene.environment.as_str()).await.unwrap();
     EndState {
         serving: current.components.into_iter().map(|(name, r)| (name, (r.release, r.digest, r.slot))).collect(),
         slots: scene
@@ -206,7 +205,6 @@ pub async fn end_state(scene: &Scene) -> EndState {
             .map(|(place, state): (Place, SlotState)| (place, (state.is_running(), state.release_digest().copied())))
             .collect(),
         rollouts: history.into_iter().map(|rollout| (rollout.release, rollout.ending)).collect(),
-        lease_free: lease.is_none_or(|lease| lease.holder.is_none()),
     }
 }
 
