@@ -70,9 +70,12 @@ pub fn side(
         return Err(ComposeError::NoPlatform { release, platform: platform.to_owned(), has: has.join(", ") });
     }
     let mounts = mounts(manifest, run)?;
+    // What the environment sets replaces the component's, also where one has a plain value and the other a secret.
     let mut secrets = run.secrets.clone();
+    secrets.retain(|name, _| !settings.env.contains_key(name));
     secrets.extend(settings.secrets.clone());
     let mut env = run.env.clone();
+    env.retain(|name, _| !settings.secrets.contains_key(name));
     env.extend(settings.env.clone());
     for value in env.values_mut() {
         *value = substitute(value, manifest, &environment.name);
