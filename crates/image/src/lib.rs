@@ -1,1 +1,54 @@
-//! stub
+//! From source to an image that is known by its digest, and from there to everything that takes an image.
+//!
+//! The one noun is the *layout*: an OCI image layout directory (`oci-layout`, `index.json`,
+//! `blobs/sha256/<hex>`) on the local disk. Every builder makes one, everything else takes one.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`build_oci`] | files to a layout, without a daemon |
+//! | [`build_docker`] | a Dockerfile to a layout, through a Docker Engine |
+//! | [`open`], [`blobs`], [`assemble`] | reads and verifies a layout, lists it, makes one from blobs that were fetched |
+//! | [`unpack`] | a layout to a root file system |
+//! | [`docker_archive`] | a layout to what `docker load` takes |
+//! | [`push`] | a layout to a registry |
+//!
+//! What never happens here:
+//!
+//! - No image leaves this crate whose blobs were not hashed: [`open`] checks every digest, size,
+//!   media type and layer identity, and every builder ends with it.
+//! - Nothing is written outside the directory that was named, whatever a layer says. A layer that
+//!   tries is refused as a whole ([`Error::Hostile`]), not repaired.
+//! - The same inputs never give two digests with [`build_oci`]: no clock, user, umask, path or order of
+//!   a directory listing reaches a layer. (The `docker` builder gives what the engine gives.)
+//! - An end of a build's stream is never taken for a success: only an image that the engine then
+//!   shows is one.
+//! - A tag that names a full version is never moved.
+//! - This crate knows no store, prints nothing and reads no clock, except to age the engine's cache.
+//!
+//! How it fails: a missing or unreadable source, a Dockerfile that does not build and a layer
+//! that is hostile are bad input; an engine or registry that does not answer is unavailable; bytes that are not what their
+//! digest says, and a version tag that points elsewhere, are integrity failures.
+
+mod archive;
+mod context;
+mod credentials;
+mod docker;
+mod error;
+mod export;
+mod ignorefile;
+mod layer;
+mod layout;
+mod oci;
+mod registry;
+mod spec;
+mod tarread;
+mod tree;
+mod unpack;
+
+pub use archive::docker_archive;
+pub use docker::{BUILD_LABEL, build_docker, docker_ping};
+pub use error::{Error, Result};
+pub use layout::{Built, assemble, blobs, open};
+pub use oci::build_oci;
+pub use registry::{push, registry_ping};
+pub use unpack::{Limits, Unpacked, unpack};

@@ -1,0 +1,353 @@
+//! The `docker` builder: a Dockerfile through a real Docker Engine (20.10 and newer), and the engine's image into a layout.
+//!
+//! The classic builder is used: it is in every engine. Its cache makes the same context, Dockerfile, arguments and labels give the same image, so the newest
+//! image of a build stays in the engine, without a tag; older ones of the same build are removed after [`KEEP`]. They are found by [`BUILD_LABEL`],
+//! which is also how images of an interrupted build are found. (The classic builder cannot label the containers of single steps.)
+
+use crate::{
+    context::{self, Context},
+    error::{Error, Result, joined},
+    export,
+    layout::Built,
+};
+use bollard::{
+    Docker,
+    models::BuildInfo,
+    query_parameters::{BuildImageOptions, ListImagesOptions, RemoveImageOptions},
+};
+use bytes::Bytes;
+use domain::{Digest, Event, Events, config::DockerBuild, event::Unit};
+use futures::{Stream, StreamExt};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    io::{self, Write},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+use tokio::sync::mpsc;
+
+/// The label that every image built here has. Its value is a UUID of *what* is built (Dockerfile, context, target, names), not of the run: a value
+/// of its own for each run would void the engine's cache, and with it equal images for equal sources.
+pub const BUILD_LABEL: &str = "sealift.build";
+/// How long an older image of the same build stays, so that a build beside this one can still export it.
+const KEEP: Duration = Duration::from_secs(3600);
+/// How long the engine may take to begin to answer: it does so only after it has the whole context, or has packed the whole image.
+const BUILD_TIMEOUT: u64 = 3600;
+const PING_TIMEOUT: u64 = 10;
+const LOG_LINES: usize = 20;
+
+/// Builds an image with a Docker Engine and writes it as a layout to `to`.
+///
+/// `context_root` is the component's folder. The context is sent as Docker would, `.dockerignore` included; the engine's output comes as
+/// [`Event::Output`] lines. `labels` win over those of the configuration. A build that fails is [`Error::BuildFailed`] with its step and last lines; a stream that ends or
+/// breaks without an image is [`Error::BuildLost`]; no engine is [`Error::EngineUnreachable`].
+pub async fn build_docker(
+    spec: &DockerBuild,
+    context_root: &Path,
+    labels: &BTreeMap<String, String>,
+    to: &Path,
+    events: &Events,
+) -> Result<Built> {
+    let engine = Engine::connect(spec.engine.as_deref(), BUILD_TIMEOUT).await?;
+    let (owned, component) = (spec.clone(), context_root.to_owned());
+    let context = joined(
+        "read the build context in",
+        tokio::task::spawn_blocking(move || context::scan(&owned, &component)).await,
+    )??;
+    for path in &context.left_out {
+        events.warn(format!("{path} is no file and is not sent with the build context"));
+    }
+    let mut all_labels = spec.labels.clone();
+    all_labels.extend(labels.clone());
+    let build = build_identity(spec, &all_labels);
+    all_labels.insert(BUILD_LABEL.to_owned(), build.clone());
+    let (id, log_tail) = engine.build(spec, all_labels, context, events).await?;
+    let built = export::export(&engine, &id, to, events).await?;
+    engine.remove_older(&build, &id, events).await;
+    Ok(Built { log_tail, ..built })
+}
+
+/// The engine's version and API, for example `20.10.24 (API 1.41)`, if one answers within ten seconds.
+/// `engine` is `unix:///…` or `tcp://…`; without it `DOCKER_HOST`, then the usual sockets.
+pub async fn docker_ping(engine: Option<&str>) -> Result<String> {
+    let engine = Engine::connect(engine, PING_TIMEOUT).await?;
+    let version = engine.docker.version().await.map_err(|error| engine.lost("say its version", &error))?;
+    let unknown = || "unknown".to_owned();
+    Ok(format!("{} (API {})", version.version.unwrap_or_else(unknown), version.api_version.unwrap_or_else(unknown)))
+}
+
+/// A UUID (version 8: RFC 9562) of what is built.
+fn build_identity(spec: &DockerBuild, labels: &BTreeMap<String, String>) -> String {
+    let names = |map: &BTreeMap<String, String>| map.keys().cloned().collect::<Vec<_>>();
+    let title = labels.get("org.opencontainers.image.title");
+    let what = (&spec.context, &spec.dockerfile, &spec.target, names(&spec.args), names(labels), title);
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&Digest::of(format!("{what:?}")).as_bytes()[..16]);
+    bytes[6] = bytes[6] & 0x0f | 0x80;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// A connection to an engine that has answered.
+pub(crate) struct Engine {
+    pub(crate) docker: Docker,
+    pub(crate) address: String,
+}
+
+/// What a build has said so far.
+#[derive(Default)]
+struct Progress {
+    id: Option<String>,
+    step: Option<String>,
+    steps: u64,
+    partial: String,
+    log: VecDeque<String>,
+}
+
+impl Engine {
+    async fn connect(engine: Option<&str>, timeout: u64) -> Result<Self> {
+        let address = engine.map_or_else(default_address, str::to_owned);
+        let unreachable =
+            |error: bollard::errors::Error| Error::EngineUnreachable { engine: address.clone(), cause: causes(&error) };
+        let version = bollard::API_DEFAULT_VERSION;
+        let docker = if address.starts_with("unix://") {
+            Docker::connect_with_unix(&address, timeout, version)
+        } else if address.starts_with("tcp://") || address.starts_with("http://") {
+            Docker::connect_with_http(&address, timeout, version)
+        } else {
+            return Err(Error::bad_with(
+                format!("the engine address {address:?} is not understood"),
+                "write unix:///path/to/docker.sock or tcp://host:port",
+            ));
+        };
+        let docker = docker.map_err(unreachable)?;
+        let asked = tokio::time::timeout(Duration::from_secs(PING_TIMEOUT), docker.negotiate_version()).await;
+        let docker = match asked {
+            Ok(answer) => answer.map_err(unreachable)?,
+            Err(_) => {
+                let cause = format!("it did not answer within {PING_TIMEOUT} s");
+                return Err(Error::EngineUnreachable { engine: address, cause });
+            }
+        };
+        Ok(Self { docker, address })
+    }
+
+    pub(crate) fn lost(&self, action: impl Into<String>, error: &bollard::errors::Error) -> Error {
+        Error::Engine { engine: self.address.clone(), action: action.into(), cause: causes(error) }
+    }
+
+    async fn build(
+        &self,
+        spec: &DockerBuild,
+        labels: BTreeMap<String, String>,
+        context: Context,
+        events: &Events,
+    ) -> Result<(String, Vec<String>)> {
+        let options = BuildImageOptions {
+            dockerfile: spec.dockerfile.clone(),
+            target: spec.target.clone().unwrap_or_default(),
+            buildargs: Some(spec.args.clone().into_iter().collect()),
+            labels: Some(labels.into_iter().collect()),
+            rm: true,
+            forcerm: true,
+            ..BuildImageOptions::default()
+        };
+        let (body, sender) = send(context, events);
+        let task = events.task("docker build", None, Unit::Items);
+        let mut progress = Progress::default();
+        let mut stream = self.docker.build_image(options, None, Some(bollard::body_try_stream(body)));
+        let outcome = loop {
+            match stream.next().await {
+                None => break Ok(()),
+                Some(Err(error)) => break Err(error),
+                Some(Ok(info)) => {
+                    let before = progress.steps;
+                    let started = progress.take(info, events);
+                    if started > before {
+                        if before == 0 {
+                            task.grow(progress.total());
+                        }
+                        task.advance(started - before);
+                    }
+                }
+            }
+        };
+        drop(stream);
+        // What went wrong with the context explains what went wrong with the build, but a build may also end without reading all of it.
+        let sent = joined("send the build context from", sender.await)?;
+        if let Err(error @ Error::BadInput { .. }) = sent {
+            return Err(error);
+        }
+        progress.end_line(events);
+        let log: Vec<String> = progress.log.into();
+        match (outcome, progress.id) {
+            (Ok(()), Some(id)) => {
+                self.docker
+                    .inspect_image(&id)
+                    .await
+                    .map_err(|error| self.lost(format!("show image {id} that it has just built"), &error))?;
+                task.finish(id.clone());
+                Ok((id, log))
+            }
+            (Ok(()), None) => {
+                let cause = "its stream ended".to_owned();
+                Err(Error::BuildLost { engine: self.address.clone(), step: progress.step, cause, log })
+            }
+            (Err(error), _) => Err(self.failed(error, progress.step, log)),
+        }
+    }
+
+    /// Whether the build is at fault or the engine.
+    fn failed(&self, error: bollard::errors::Error, step: Option<String>, log: Vec<String>) -> Error {
+        use bollard::errors::Error as Bollard;
+        match error {
+            Bollard::DockerStreamError { error } => Error::BuildFailed { step, cause: error, log },
+            Bollard::DockerResponseServerError { status_code: 400..=499, message } => {
+                Error::BuildFailed { step, cause: message, log }
+            }
+            other => Error::BuildLost { engine: self.address.clone(), step, cause: causes(&other), log },
+        }
+    }
+
+    /// Removes images of the same build that nothing uses and that are older than [`KEEP`]. That it fails harms nothing.
+    async fn remove_older(&self, build: &str, keep: &str, events: &Events) {
+        let label = format!("{BUILD_LABEL}={build}");
+        let filters =
+            HashMap::from([("label".to_owned(), vec![label]), ("dangling".to_owned(), vec!["true".to_owned()])]);
+        let options = ListImagesOptions { filters: Some(filters), ..ListImagesOptions::default() };
+        let images = match self.docker.list_images(Some(options)).await {
+            Ok(images) => images,
+            Err(error) => {
+                return events.warn(format!("older images of this build could not be listed: {}", causes(&error)));
+            }
+        };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let oldest = i64::try_from(now.saturating_sub(KEEP).as_secs()).unwrap_or(0);
+        for image in images.into_iter().filter(|image| image.id != keep && image.created < oldest) {
+            // Without force: an image that a container uses stays.
+            match self.docker.remove_image(&image.id, None::<RemoveImageOptions>, None).await {
+                Ok(_) => events.note(format!("removed the older image {} of the same build from the engine", image.id)),
+                Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
+                Err(error) => {
+                    events.warn(format!("the older image {} could not be removed: {}", image.id, causes(&error)))
+                }
+            }
+        }
+    }
+}
+
+impl Progress {
+    /// Takes one message and returns the number of steps that have begun.
+    fn take(&mut self, info: BuildInfo, events: &Events) -> u64 {
+        if let Some(id) = info.aux.and_then(|aux| aux.id) {
+            self.id = Some(id);
+        }
+        if let Some(status) = info.status {
+            // Progress of a pull is many lines a second; its ends are enough.
+            if info.progress_detail.is_none_or(|detail| detail.total.is_none()) {
+                let subject = info.id.map(|id| format!("{id}: ")).unwrap_or_default();
+                self.line(format!("{subject}{status}"), events);
+            }
+        }
+        self.partial.push_str(&info.stream.unwrap_or_default());
+        while let Some(end) = self.partial.find('\n') {
+            let rest = self.partial.split_off(end + 1);
+            let line = std::mem::replace(&mut self.partial, rest);
+            self.line(line.trim_end().to_owned(), events);
+        }
+        self.steps
+    }
+
+    fn line(&mut self, line: String, events: &Events) {
+        if line.trim().is_empty() {
+            return;
+        }
+        if line.starts_with("Step ") && line.contains(" : ") {
+            self.steps += 1;
+            self.step = Some(line.clone());
+        }
+        if self.log.len() == LOG_LINES {
+            self.log.pop_front();
+        }
+        self.log.push_back(line.clone());
+        events.emit(Event::Output { source: "docker build".to_owned(), line });
+    }
+
+    fn end_line(&mut self, events: &Events) {
+        let rest = std::mem::take(&mut self.partial);
+        self.line(rest.trim_end().to_owned(), events);
+    }
+
+    /// How many steps the first step said there are.
+    fn total(&self) -> u64 {
+        let of = self.step.as_deref().and_then(|step| step.split_once('/')).map(|(_, rest)| rest);
+        of.and_then(|rest| rest.split(' ').next()).and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// Writes to the engine from a thread that reads files.
+struct Channel(mpsc::Sender<io::Result<Bytes>>);
+
+impl Write for Channel {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
+        sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+type Sender = tokio::task::JoinHandle<Result<()>>;
+
+/// The context as a request body, and the thread that fills it.
+fn send(context: Context, events: &Events) -> (impl Stream<Item = io::Result<Bytes>> + Send + 'static, Sender) {
+    let (sender, receiver) = mpsc::channel(16);
+    let task = events.task("send the build context", Some(context.bytes).filter(|bytes| *bytes > 0), Unit::Bytes);
+    let thread = tokio::task::spawn_blocking(move || {
+        let buffered = io::BufWriter::with_capacity(64 * 1024, Channel(sender.clone()));
+        let outcome = context.write(buffered, &task);
+        match &outcome {
+            Ok(()) => task.finish(format!("{} files and folders", context.entries.len())),
+            // The body must not end as if it were whole.
+            Err(error) => drop(sender.blocking_send(Err(io::Error::other(error.to_string())))),
+        }
+        outcome
+    });
+    let stream =
+        futures::stream::unfold(
+            receiver,
+            |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) },
+        );
+    (stream, thread)
+}
+
+fn default_address() -> String {
+    if let Ok(host) = std::env::var("DOCKER_HOST")
+        && !host.is_empty()
+    {
+        return host;
+    }
+    let system = Path::new("/var/run/docker.sock");
+    let rootless = std::env::var_os("XDG_RUNTIME_DIR").map(|folder| Path::new(&folder).join("docker.sock"));
+    match rootless {
+        Some(socket) if !system.exists() && socket.exists() => format!("unix://{}", socket.display()),
+        _ => format!("unix://{}", system.display()),
+    }
+}
+
+/// An error with what caused it: the outer ones of HTTP clients say little.
+pub(crate) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(inner) = next {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        next = inner.source();
+    }
+    text
+}
