@@ -94,10 +94,18 @@ impl Store {
         Ok(self.objects.head(&Self::key(family, digest)).await?.map(|meta| meta.size))
     }
 
+    /// As [`Store::has`], but what is damaged counts as absent, so that storing it again heals it.
+    async fn kept(&self, family: Family, digest: &Digest) -> Result<Option<u64>> {
+        match self.has(family, digest).await {
+            Err(Error::Damaged { .. }) => Ok(None),
+            result => result,
+        }
+    }
+
     /// Stores bytes under their digest; no request body is sent when it is there already with that size.
     pub async fn put_bytes(&self, family: Family, bytes: Bytes) -> Result<Digest> {
         let digest = Digest::of(&bytes);
-        if self.has(family, &digest).await? != Some(bytes.len() as u64) {
+        if self.kept(family, &digest).await? != Some(bytes.len() as u64) {
             self.send(&Self::key(family, &digest), Body::Bytes(bytes)).await?;
         }
         Ok(digest)
@@ -106,7 +114,7 @@ impl Store {
     /// Stores a file whose digest is known; hashes while sending and refuses a file that changed. True when it was sent.
     pub async fn put_file(&self, family: Family, digest: &Digest, path: &Path, task: Option<&Task>) -> Result<bool> {
         let length = tokio::fs::metadata(path).await.map_err(Error::file("read", path))?.len();
-        if self.has(family, digest).await? == Some(length) {
+        if self.kept(family, digest).await? == Some(length) {
             if let Some(task) = task {
                 task.advance(length);
             }

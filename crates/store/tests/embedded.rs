@@ -201,6 +201,10 @@ async fn a_byte_that_flips_on_the_disk_is_found_wherever_it_is() {
         }
         std::fs::write(&path, &good).unwrap();
     }
+    let path = file_of(directory.path(), &Store::key(Family::Blob, &digest));
+    std::fs::write(&path, "cut").unwrap();
+    store.put_bytes(Family::Blob, Bytes::from("content")).await.unwrap();
+    assert_eq!(store.verify(Family::Blob, &digest).await.unwrap(), 7, "storing it again heals it");
 }
 
 #[tokio::test]
@@ -253,6 +257,188 @@ async fn a_cancelled_upload_is_aborted() {
     store.settle().await;
     assert_eq!(std::fs::read_dir(&uploads).unwrap().count(), 0, "nothing is left behind");
     assert!(store.list("").await.unwrap().is_empty());
+}
+
+/// What a second process does in the tests below: this same program, told by its environment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process() {
+    let Ok(role) = std::env::var("STORE_TEST_ROLE") else { return };
+    let directory = PathBuf::from(std::env::var("STORE_TEST_DIRECTORY").unwrap());
+    let store = embedded(&directory).await;
+    match role.as_str() {
+        "race" => {
+            for round in 0..ROUNDS {
+                let won = store.create(&format!("refs/{round}"), Bytes::from("child")).await.is_ok();
+                if won {
+                    store.create(&format!("won/{round}/child"), Bytes::from("x")).await.unwrap();
+                }
+            }
+        }
+        "write" => {
+            for round in 0_u8.. {
+                let bytes = vec![round; 1000 + usize::from(round) * 20_011];
+                store.objects().put("one", Body::Bytes(bytes.into()), Condition::None).await.unwrap();
+            }
+        }
+        "hold" => {
+            let lease = store.lease("staging", "deploy", Duration::from_secs(600), Duration::ZERO).await.unwrap();
+            std::future::pending::<()>().await;
+            drop(lease);
+        }
+        other => panic!("{other}"),
+    }
+}
+
+const ROUNDS: usize = 150;
+
+struct Second(std::process::Child);
+
+impl Second {
+    fn start(role: &str, directory: &Path) -> Self {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "a_second_process", "--quiet"]);
+        command.env("STORE_TEST_ROLE", role).env("STORE_TEST_DIRECTORY", directory);
+        Self(command.stdout(std::process::Stdio::null()).spawn().unwrap())
+    }
+
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_on_one_directory_have_one_winner_each_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = embedded(directory.path()).await;
+    let mut second = Second::start("race", directory.path());
+    store::testing::until("the other process has begun", || file_of(directory.path(), "refs/0").exists()).await;
+    let mut won = 0;
+    // From the end, so that the two meet.
+    for round in (0..ROUNDS).rev() {
+        won += usize::from(store.create(&format!("refs/{round}"), Bytes::from("parent")).await.is_ok());
+    }
+    assert!(second.0.wait().unwrap().success());
+    let theirs = store.list("won/").await.unwrap().len();
+    assert_eq!(won + theirs, ROUNDS, "one winner each");
+    assert!(theirs > 0, "both were there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_leaves_the_old_object_or_the_new_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = embedded(directory.path()).await;
+    for round in 0..12 {
+        let second = Second::start("write", directory.path());
+        // It writes all the time, so the kill comes at any place of a write.
+        let path = file_of(directory.path(), "one");
+        let first = std::fs::metadata(&path).ok().and_then(|meta| meta.modified().ok());
+        store::testing::until("it writes", || {
+            std::fs::metadata(&path).ok().and_then(|meta| meta.modified().ok()) != first
+        })
+        .await;
+        second.kill();
+        let there = store.read("one").await.unwrap().unwrap();
+        let value = there.bytes[0];
+        assert_eq!(there.bytes.len(), 1000 + usize::from(value) * 20_011, "round {round}: whole");
+        assert!(there.bytes.iter().all(|byte| *byte == value));
+        assert_eq!(store.list("").await.unwrap().len(), 1, "no partial object is listed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lease_of_a_killed_process_is_taken_over_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = embedded(directory.path()).await;
+    let second = Second::start("hold", directory.path());
+    let path = file_of(directory.path(), "locks/staging.json");
+    store::testing::until("the other process holds the lease", || path.exists()).await;
+    let (ttl, pid) = (Duration::from_secs(30), second.0.id());
+    let busy = store.lease("staging", "us", ttl, Duration::ZERO).await.unwrap_err();
+    assert!(busy.to_string().contains(&format!("pid {pid}")), "{busy}");
+    second.kill();
+    let lease = store.lease("staging", "us", ttl, Duration::ZERO).await.unwrap();
+    assert_eq!(lease.epoch, 2);
+    lease.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_checksum_is_verified_before_the_old_object_goes() {
+    use aws_sdk_s3::{config::*, primitives::ByteStream, types::ChecksumAlgorithm as Algorithm};
+    let directory = tempfile::tempdir().unwrap();
+    let served = Served::start(directory.path().join("store")).await;
+    let config = Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .credentials_provider(Credentials::new("key", "secret", None, None, "test"))
+        .endpoint_url(format!("http://{}", served.address))
+        .region(Region::new("us-east-1"))
+        .force_path_style(true)
+        .retry_config(retry::RetryConfig::disabled())
+        .build();
+    let client = aws_sdk_s3::Client::from_conf(config);
+    let path = directory.path().join("body");
+    std::fs::write(&path, vec![5; 3_000_000]).unwrap();
+    let algorithms = [Algorithm::Crc32, Algorithm::Crc32C, Algorithm::Crc64Nvme, Algorithm::Sha1, Algorithm::Sha256];
+    for algorithm in algorithms {
+        let put = || client.put_object().bucket("releases").key("one");
+        // From a file the body is sent in signed chunks with the checksum behind it.
+        let body = ByteStream::from_path(&path).await.unwrap();
+        let output = put().checksum_algorithm(algorithm.clone()).body(body).send().await.unwrap();
+        let wrong = put().body(ByteStream::from_static(b"other"));
+        let wrong = match algorithm {
+            Algorithm::Crc32 => wrong.checksum_crc32("AAAAAA=="),
+            Algorithm::Crc32C => wrong.checksum_crc32_c("AAAAAA=="),
+            Algorithm::Crc64Nvme => wrong.checksum_crc64_nvme("AAAAAAAAAAA="),
+            Algorithm::Sha1 => wrong.checksum_sha1("AAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+            _ => wrong.checksum_sha256("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+        };
+        let refused = wrong.send().await.unwrap_err();
+        assert_eq!(refused.into_service_error().meta().code(), Some("BadDigest"), "{algorithm:?}");
+        let bytes = client.get_object().bucket("releases").key("one").send().await.unwrap();
+        assert_eq!(bytes.e_tag(), output.e_tag(), "the old object is intact");
+        assert_eq!(bytes.body.collect().await.unwrap().into_bytes(), vec![5; 3_000_000], "and verifies");
+    }
+    served.stop().await;
+}
+
+/// A server that answers every request in the same way.
+async fn answering(answer: &'static [u8]) -> Store {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Some(format!("http://{}", listener.local_addr().unwrap()));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = vec![0; 1 << 16];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(answer).await;
+            });
+        }
+    });
+    let credentials = Some(("key".to_owned(), Secret::new("secret")));
+    let (bucket, prefix) = ("releases".to_owned(), String::new());
+    Store::open(&Location::S3 { bucket, prefix, endpoint, region: None, credentials }).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_error_inside_of_an_answer_200_is_a_failure() {
+    let store = answering(
+        b"HTTP/1.1 200 OK\r\ncontent-length: 45\r\nconnection: close\r\n\r\n<Error><Code>InternalError</Code></Error>     ",
+    )
+    .await;
+    let put = store.objects().put("refs/a", Body::Bytes(Bytes::from("a")), Condition::Absent).await.unwrap_err();
+    assert!(matches!(put, Error::Unavailable { .. }), "{put:?}");
+    let get = store.read("refs/a").await.unwrap_err();
+    assert!(matches!(get, Error::Unavailable { .. }), "{get:?}");
+}
+
+#[tokio::test]
+async fn a_body_that_ends_early_is_a_failure() {
+    let store =
+        answering(b"HTTP/1.1 200 OK\r\netag: \"e\"\r\ncontent-length: 1000\r\nconnection: close\r\n\r\nshort").await;
+    let read = store.read("refs/a").await.unwrap_err();
+    assert!(read.to_string().contains("5 of 1000 bytes"), "{read}");
 }
 
 #[tokio::test]

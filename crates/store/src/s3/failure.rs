@@ -60,6 +60,10 @@ impl Call<'_> {
                 let what = error.message().unwrap_or("its record has the wrong shape").to_owned();
                 return Error::Damaged { key: key(), what };
             }
+            // An answer to HEAD has no body, and so no code; only our own server uses this status.
+            (Some(422), None) => {
+                return Error::Damaged { key: key(), what: "its record has the wrong shape".to_owned() };
+            }
             _ => {}
         }
         let what = self.words(&error);
