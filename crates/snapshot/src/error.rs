@@ -1,0 +1,173 @@
+//! What fails in this crate. Facts that name the file or object; `sealift` adds the next command.
+
+use domain::{Class, Digest};
+use std::{io, path::PathBuf};
+
+/// The result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A local file could not be read or written.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried: "read", "write", "rename", …
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A file had another size, time or inode after it was hashed than before.
+    #[error("{} changed while it was being read", path.display())]
+    Changing {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A fifo, socket or device.
+    #[error("{} is a {kind}, which a snapshot cannot hold", path.display())]
+    Kind {
+        /// Which file.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// A path that cannot be a data set, or cannot be written safely.
+    #[error("{} {why}", path.display())]
+    Path {
+        /// Which path.
+        path: PathBuf,
+        /// Why not, as the rest of the sentence.
+        why: &'static str,
+    },
+    /// A pointer file that is none.
+    #[error("{} is not a valid data pointer: {why}", path.display())]
+    Pointer {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// A manifest that breaks the rules of the format.
+    #[error("{object} is not a valid snapshot manifest: line {line}: {why}")]
+    Manifest {
+        /// Which object.
+        object: String,
+        /// Line number, from 1.
+        line: u64,
+        /// Which rule.
+        why: String,
+    },
+    /// An object's bytes are not what they must be.
+    #[error("{object} is corrupt: {why}")]
+    Corrupt {
+        /// Its key.
+        object: String,
+        /// In which way.
+        why: String,
+    },
+    /// A pack in the local cache is damaged; it was moved to the cache's `quarantine` folder.
+    #[error("packs/{}/{} is corrupt in the cache: {why}", &pack.hex()[..2], pack.hex())]
+    CachedPack {
+        /// Which pack.
+        pack: Digest,
+        /// In which way.
+        why: String,
+    },
+    /// Something is needed from the cache and is not there.
+    #[error("{object} of snapshot {} is not in the cache", snapshot.short())]
+    NotCached {
+        /// Its key.
+        object: String,
+        /// The snapshot that needs it.
+        snapshot: Digest,
+    },
+    /// The cache has lost bytes of the snapshot and the data is no longer what was added.
+    #[error("{} changed between add and push: snapshot {} can no longer be made from it", path.display(), snapshot.short())]
+    ChangedSinceAdd {
+        /// The data.
+        path: PathBuf,
+        /// What was added.
+        snapshot: Digest,
+    },
+    /// A checkout would overwrite or remove what was changed locally.
+    #[error("{} has local changes that are in no snapshot: {}{}", path.display(), examples.join(", "), more(*count, examples.len()))]
+    LocalChanges {
+        /// The data.
+        path: PathBuf,
+        /// How many files.
+        count: usize,
+        /// The first of them.
+        examples: Vec<String>,
+    },
+    /// A restore into a directory that holds something.
+    #[error("{} is not an empty directory", path.display())]
+    NotEmpty {
+        /// Which directory.
+        path: PathBuf,
+    },
+    /// A verification found damage.
+    #[error("snapshot {} is damaged: {}{}", snapshot.short(), problems[..problems.len().min(10)].join("; "), more(problems.len(), 10))]
+    Damaged {
+        /// Which snapshot.
+        snapshot: Digest,
+        /// Every problem, each naming its object or file.
+        problems: Vec<String>,
+    },
+    /// The store failed.
+    #[error("cannot {action} snapshot {}", snapshot.short())]
+    Store {
+        /// What was tried: "push", "fetch", "verify".
+        action: &'static str,
+        /// Which snapshot.
+        snapshot: Digest,
+        /// How.
+        #[source]
+        source: Box<store::Error>,
+    },
+    /// A worker thread panicked; a fault of Sealift.
+    #[error("a worker stopped unexpectedly while it was to {what}")]
+    Worker {
+        /// What it was to do.
+        what: &'static str,
+    },
+}
+
+impl Error {
+    /// The class, for the exit code.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::File { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => Class::NotFound,
+                io::ErrorKind::PermissionDenied => Class::BadInput,
+                _ => Class::Internal,
+            },
+            Self::Changing { .. }
+            | Self::Kind { .. }
+            | Self::Path { .. }
+            | Self::Pointer { .. }
+            | Self::ChangedSinceAdd { .. } => Class::BadInput,
+            Self::Manifest { .. } | Self::Corrupt { .. } | Self::CachedPack { .. } | Self::Damaged { .. } => {
+                Class::Integrity
+            }
+            Self::NotCached { .. } => Class::NotFound,
+            Self::LocalChanges { .. } => Class::NotPermitted,
+            Self::NotEmpty { .. } => Class::Usage,
+            Self::Store { source, .. } => source.class(),
+            Self::Worker { .. } => Class::Internal,
+        }
+    }
+}
+
+fn more(count: usize, named: usize) -> String {
+    if count > named { format!(" and {} more", count - named) } else { String::new() }
+}
+
+/// Adds the action and the path to an IO error.
+pub(crate) fn at(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+    let path = path.into();
+    move |source| Error::File { action, path, source }
+}

@@ -1,0 +1,361 @@
+//! Between cache and store: push, fetch, verification of what is stored, and what is missing there.
+//!
+//! What a store has is asked of the store each time, never remembered: an object that was deleted or cut short behind
+//! our back is found by the next push. One page of a listing usually answers for everything at once, because the keys
+//! of layouts, packs and snapshots follow each other.
+
+use crate::{
+    cache::{Cache, layout_key, manifest_key},
+    checkout::verify_cached,
+    error::{Error, Result, at},
+    layout::{LayoutReader, PackInfo, hash_rest},
+    manifest::{self, ManifestReader},
+};
+use domain::{
+    Digest, Events,
+    event::{Task, Unit},
+};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::BufReader,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use store::{Body, Condition, Family, Store};
+use tokio::io::AsyncWriteExt as _;
+
+/// Packs that travel at the same time; a store may hold each in memory, 16 MiB, more than once.
+const CONCURRENT: usize = 4;
+/// Questions that are asked at the same time.
+const QUESTIONS: usize = 32;
+
+/// Runs blocking work beside the runtime.
+pub(crate) async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Worker { what })?
+}
+
+pub(crate) fn failed(action: &'static str, snapshot: &Digest) -> impl Fn(store::Error) -> Error + use<> {
+    let snapshot = *snapshot;
+    move |source| Error::Store { action, snapshot, source: Box::new(source) }
+}
+
+/// Sizes of what the store has of a snapshot.
+pub(crate) struct Survey {
+    sizes: HashMap<String, u64>,
+}
+
+impl Survey {
+    /// Asks for manifest, layout and these packs: one listing, and single questions for what lies beyond its first page.
+    pub(crate) async fn take(store: &Store, digest: &Digest, packs: &[PackInfo]) -> store::Result<Self> {
+        let layout = layout_key(digest);
+        // Everything from just before the layout's key on.
+        let page = store.objects().list("", Some(&layout[..layout.len() - 1])).await?;
+        let seen_to = page.entries.last().map(|(key, _)| key.clone()).unwrap_or_default();
+        let mut sizes: HashMap<String, u64> = page.entries.into_iter().map(|(key, meta)| (key, meta.size)).collect();
+        if page.more {
+            let keys = packs.iter().map(|pack| Store::key(Family::Pack, &pack.digest));
+            let beyond: Vec<String> = keys.chain([layout, manifest_key(digest)]).filter(|key| *key > seen_to).collect();
+            let answers: Vec<_> = stream::iter(beyond)
+                .map(|key| async move { store.objects().head(&key).await.map(|meta| (key, meta)) })
+                .buffer_unordered(QUESTIONS)
+                .try_collect()
+                .await?;
+            sizes.extend(answers.into_iter().filter_map(|(key, meta)| Some((key, meta?.size))));
+        }
+        Ok(Self { sizes })
+    }
+
+    fn size(&self, key: &str) -> Option<u64> {
+        self.sizes.get(key).copied()
+    }
+
+    /// The packs that are not there with their size.
+    pub(crate) fn missing(&self, packs: &[PackInfo]) -> Vec<PackInfo> {
+        let there = |pack: &PackInfo| self.size(&Store::key(Family::Pack, &pack.digest)) == Some(pack.size);
+        packs.iter().filter(|pack| !there(pack)).copied().collect()
+    }
+
+    /// Whether manifest and layout are there with these sizes.
+    pub(crate) fn has_both(&self, digest: &Digest, manifest: u64, layout: u64) -> bool {
+        self.has_manifest(digest, manifest) && self.size(&layout_key(digest)) == Some(layout)
+    }
+
+    pub(crate) fn has_manifest(&self, digest: &Digest, size: u64) -> bool {
+        self.size(&manifest_key(digest)) == Some(size)
+    }
+}
+
+/// Sends one file under `key`. A lost answer or a conflict is settled by asking for what is there now.
+async fn send(store: &Store, key: &str, path: &Path, length: u64, digest: &Digest, task: &Task) -> store::Result<()> {
+    let sent = Arc::new(AtomicU64::new(0));
+    let body = Body::Sealed { path: path.to_owned(), length, digest: *digest, sent: sent.clone() };
+    let mut sending = std::pin::pin!(store.objects().put(key, body, Condition::None));
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    let mut shown = 0;
+    let mut show = |to: u64| {
+        if to > shown {
+            task.advance(to - shown);
+            shown = to;
+        }
+    };
+    let answer = loop {
+        tokio::select! {
+            answer = &mut sending => break answer,
+            _ = tick.tick() => show(sent.load(Ordering::Relaxed).min(length)),
+        }
+    };
+    let meta = match answer {
+        Ok(meta) => meta,
+        Err(error @ (store::Error::Conflict { .. } | store::Error::Unavailable { .. })) => {
+            match store.objects().head(key).await {
+                Ok(Some(meta)) if meta.size == length => meta,
+                _ => return Err(error),
+            }
+        }
+        Err(error) => return Err(error),
+    };
+    if meta.size != length {
+        let what = format!("has {} bytes of the {length} that were sent", meta.size);
+        return Err(store::Error::Damaged { key: key.to_owned(), what });
+    }
+    show(length);
+    Ok(())
+}
+
+/// Sends packs of the cache. A pack that is damaged here is quarantined and named.
+pub(crate) async fn send_packs(
+    store: &Store,
+    cache: &Cache,
+    digest: &Digest,
+    packs: &[PackInfo],
+    task: &Task,
+) -> Result<()> {
+    stream::iter(packs.to_vec())
+        .map(|pack| async move {
+            let path = cache.pack(&pack.digest);
+            let key = Store::key(Family::Pack, &pack.digest);
+            match send(store, &key, &path, pack.size, &pack.digest, task).await {
+                Err(store::Error::Changed { .. }) => {
+                    Err(cache.quarantine(&pack.digest, "its bytes have another digest"))
+                }
+                other => other.map_err(failed("push", digest)),
+            }
+        })
+        .buffer_unordered(CONCURRENT)
+        .try_collect()
+        .await
+}
+
+/// Sends a layout or a manifest of the cache.
+pub(crate) async fn send_small(store: &Store, key: &str, path: PathBuf, digest: &Digest, task: &Task) -> Result<()> {
+    let opened = path.clone();
+    let (length, content) = blocking("hash a layout", move || {
+        let mut file = File::open(&opened).map_err(at("open", &opened))?;
+        let content = hash_rest(&mut file).map_err(at("read", &opened))?;
+        Ok((file.metadata().map_err(at("read", &opened))?.len(), content))
+    })
+    .await?;
+    send(store, key, &path, length, &content, task).await.map_err(failed("push", digest))
+}
+
+/// The packs that the store's own layout of a snapshot names; `None` when that layout is absent or invalid.
+pub(crate) async fn remote_packs(store: &Store, cache: &Cache, digest: &Digest) -> Result<Option<Vec<PackInfo>>> {
+    let Some(layout) = download_layout(store, cache, digest).await? else { return Ok(None) };
+    let (cache, digest) = (cache.clone(), *digest);
+    blocking("read a layout", move || {
+        let Some(mut manifest) = cache.open_manifest(&digest)? else { return Ok(None) };
+        match LayoutReader::open(layout.path(), &digest).and_then(|reader| reader.check(&mut manifest)) {
+            Ok(packs) => Ok(Some(packs)),
+            Err(Error::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    })
+    .await
+}
+
+async fn download_layout(store: &Store, cache: &Cache, digest: &Digest) -> Result<Option<tempfile::NamedTempFile>> {
+    let file = cache.temp()?;
+    Ok(copy_layout(store, digest, file.path()).await?.then_some(file))
+}
+
+/// Streams the layout of a snapshot into a file; false when the store has none.
+async fn copy_layout(store: &Store, digest: &Digest, to: &Path) -> Result<bool> {
+    let lost = failed("fetch", digest);
+    let Some((_, mut body)) = store.objects().get(&layout_key(digest), None).await.map_err(&lost)? else {
+        return Ok(false);
+    };
+    let mut file = tokio::fs::File::create(to).await.map_err(at("write", to))?;
+    while let Some(bytes) = body.next().await {
+        file.write_all(&bytes.map_err(&lost)?).await.map_err(at("write", to))?;
+    }
+    file.flush().await.map_err(at("write", to))?;
+    Ok(true)
+}
+
+/// Brings what the cache lacks of a snapshot. With `problems`, damaged and missing packs are collected there and the
+/// others still fetched.
+pub(crate) async fn fetch(
+    store: &Store,
+    cache: &Cache,
+    digest: &Digest,
+    events: &Events,
+    mut problems: Option<&mut Vec<String>>,
+) -> Result<Vec<PackInfo>> {
+    let (opened, snapshot) = (cache.clone(), *digest);
+    let known =
+        blocking("open a snapshot", move || Ok(opened.open_manifest(&snapshot)?.and(opened.packs_of(&snapshot)?)))
+            .await?;
+    let packs = match known {
+        Some(packs) => packs,
+        None => fetch_description(store, cache, digest).await?,
+    };
+    let missing: Vec<PackInfo> = packs.iter().filter(|pack| !cache.has_pack(pack)).copied().collect();
+    if missing.is_empty() {
+        return Ok(packs);
+    }
+    let total = missing.iter().map(|pack| pack.size).sum();
+    let task = events.task(format!("fetch snapshot {}", digest.short()), Some(total), Unit::Bytes);
+    let shared = &task;
+    let mut arriving =
+        stream::iter(missing).map(|pack| fetch_pack(store, cache, digest, pack, shared)).buffer_unordered(CONCURRENT);
+    while let Some(arrived) = arriving.next().await {
+        match (arrived, &mut problems) {
+            (Ok(()), _) => {}
+            (Err(Error::Store { source, .. }), Some(problems)) if is_damage(&source) => {
+                problems.push(source.to_string())
+            }
+            (Err(error @ Error::Corrupt { .. }), Some(problems)) => problems.push(error.to_string()),
+            (Err(error), _) => return Err(error),
+        }
+    }
+    drop(arriving);
+    task.finish(format!("{total} bytes"));
+    Ok(packs)
+}
+
+pub(crate) fn is_damage(error: &store::Error) -> bool {
+    matches!(error, store::Error::Corrupt { .. } | store::Error::Damaged { .. } | store::Error::Missing { .. })
+}
+
+async fn fetch_pack(store: &Store, cache: &Cache, digest: &Digest, pack: PackInfo, task: &Task) -> Result<()> {
+    let file = cache.temp()?;
+    let got = store.get_file(Family::Pack, &pack.digest, file.path(), Some(task)).await;
+    let size = got.map_err(failed("fetch", digest))?;
+    if size != pack.size {
+        let why = format!("it says that packs/…/{} has {} bytes, and it has {size}", pack.digest.hex(), pack.size);
+        return Err(Error::Corrupt { object: layout_key(digest), why });
+    }
+    place(cache, file, cache.pack(&pack.digest)).await
+}
+
+/// Commits what was written over the name of a temporary file.
+async fn place(cache: &Cache, file: tempfile::NamedTempFile, to: PathBuf) -> Result<()> {
+    let cache = cache.clone();
+    blocking("write to the cache", move || {
+        // The handle is of the file that was replaced under this name: open what is there now.
+        let path = file.into_temp_path();
+        let now = File::open(&path).map_err(at("open", &*path))?;
+        cache.commit(tempfile::NamedTempFile::from_parts(now, path), &to)
+    })
+    .await
+}
+
+/// Manifest and layout: both are checked before either gets its name. A damaged layout is fetched a second time.
+async fn fetch_description(store: &Store, cache: &Cache, digest: &Digest) -> Result<Vec<PackInfo>> {
+    let lost = failed("fetch", digest);
+    let missing = |key: String| lost(store::Error::Missing { key });
+    let size = store.has(Family::Snapshot, digest).await.map_err(&lost)?;
+    let size = size.ok_or_else(|| missing(manifest_key(digest)))?;
+    if size > manifest::LARGEST {
+        return Err(lost(store::Error::TooLarge { key: manifest_key(digest), size, limit: manifest::LARGEST }));
+    }
+    let manifest = cache.temp()?;
+    store.get_file(Family::Snapshot, digest, manifest.path(), None).await.map_err(&lost)?;
+    let mut attempt = 0;
+    let (layout, packs) = loop {
+        attempt += 1;
+        let layout = download_layout(store, cache, digest).await?.ok_or_else(|| missing(layout_key(digest)))?;
+        let (paths, snapshot) = ((manifest.path().to_owned(), layout.path().to_owned()), *digest);
+        let checked = blocking("check a layout", move || {
+            let input = File::open(&paths.0).map_err(at("open", &paths.0))?;
+            let mut reader = ManifestReader::new(BufReader::new(input), manifest_key(&snapshot))?;
+            match LayoutReader::open(&paths.1, &snapshot) {
+                Ok(layout) => layout.check(&mut reader),
+                Err(error) => {
+                    // A manifest that breaks the rules is the graver news.
+                    while reader.next_entry()?.is_some() {}
+                    Err(error)
+                }
+            }
+        })
+        .await;
+        match checked {
+            Ok(packs) => break (layout, packs),
+            Err(Error::Corrupt { .. }) if attempt == 1 => {}
+            Err(error) => return Err(error),
+        }
+    };
+    place(cache, layout, cache.layout(digest)).await?;
+    place(cache, manifest, cache.manifest(digest)).await?;
+    Ok(packs)
+}
+
+/// Reads everything of a snapshot back into `scratch` and verifies every pack, chunk and file.
+pub(crate) async fn verify(
+    store: &Store,
+    scratch: &Cache,
+    digest: &Digest,
+    events: &Events,
+) -> Result<crate::Verified> {
+    let mut problems = Vec::new();
+    let packs = match fetch(store, scratch, digest, events, Some(&mut problems)).await {
+        Ok(packs) => packs,
+        Err(Error::Store { source, .. }) if is_damage(&source) => {
+            return Err(Error::Damaged { snapshot: *digest, problems: vec![source.to_string()] });
+        }
+        Err(error) => return Err(error),
+    };
+    if !problems.is_empty() {
+        problems.sort();
+        return Err(Error::Damaged { snapshot: *digest, problems });
+    }
+    let task = events.task(format!("verify snapshot {}", digest.short()), None, Unit::Bytes);
+    let (cache, snapshot, count) = (scratch.clone(), *digest, packs.len() as u64);
+    blocking("verify a snapshot", move || {
+        let (files, bytes) = verify_cached(&cache, &snapshot, &task)?;
+        task.finish(format!("{files} files, {bytes} bytes"));
+        Ok(crate::Verified { files, bytes, packs: count })
+    })
+    .await
+}
+
+/// The keys that a restore of the snapshot would miss: manifest, layout, and packs absent or of another size. Empty
+/// means restorable as far as sizes tell. A layout that cannot be read is an error that names it.
+pub async fn complete(store: &Store, digest: &Digest) -> Result<Vec<String>> {
+    let lost = failed("look for", digest);
+    let file = tempfile::NamedTempFile::new().map_err(at("write a temporary file in", std::env::temp_dir()))?;
+    let mut keys = Vec::new();
+    let mut packs = Vec::new();
+    if copy_layout(store, digest, file.path()).await? {
+        let snapshot = *digest;
+        packs =
+            blocking("read a layout", move || Ok(LayoutReader::open(file.path(), &snapshot)?.packs().to_vec())).await?;
+    } else {
+        keys.push(layout_key(digest));
+    }
+    let survey = Survey::take(store, digest, &packs).await.map_err(&lost)?;
+    keys.extend(survey.missing(&packs).iter().map(|pack| Store::key(Family::Pack, &pack.digest)));
+    if survey.size(&manifest_key(digest)).is_none() {
+        keys.push(manifest_key(digest));
+    }
+    Ok(keys)
+}

@@ -1,0 +1,411 @@
+//! Push, pull, restore and verification against stores in memory, damaged and interrupted ones, and the embedded one.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Fixture, chain, digest_of_tree, noise, one_of_everything};
+use domain::{Class, Digest};
+use snapshot::{Error, Pointer, State, complete};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use store::{
+    Location, Objects, Store,
+    testing::{Faults, Faulty, Memory, Mode},
+};
+
+const POINTER: &str = "data/raw.snapshot.toml";
+
+fn store_over(memory: &Arc<Memory>) -> Store {
+    Store::over(memory.clone())
+}
+
+async fn round_trip(store: &Store) {
+    let (here, there) = (Fixture::new(), Fixture::new());
+    one_of_everything(&here);
+    let pointer = here.add("data/raw").pointer;
+    assert!(!complete(store, &pointer.digest).await.unwrap().is_empty());
+    let pushed = here.repository.push(store, &pointer, &here.events).await.unwrap();
+    assert_eq!((pushed.uploaded_packs, pushed.already), (1, false));
+    assert!(here.repository.push(store, &pointer, &here.events).await.unwrap().already);
+    assert_eq!(complete(store, &pointer.digest).await.unwrap(), Vec::<String>::new());
+
+    let theirs = there.take_pointer(&pointer, POINTER);
+    let done = there.repository.pull(store, &theirs, false, &there.events).await.unwrap();
+    assert_eq!((done.written, done.bytes), (13, pointer.bytes));
+    assert_eq!(there.state(POINTER), State::Clean);
+    assert_eq!(digest_of_tree(&there.path("data/raw")), pointer.digest);
+    let mode = fs::metadata(there.path("data/raw/run.sh")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o100, 0o100);
+    let verified = there.repository.verify_remote(store, &pointer.digest, &there.events).await.unwrap();
+    assert_eq!((verified.files, verified.bytes, verified.packs), (10, pointer.bytes, 1));
+    there.repository.verify_local(&theirs, &there.events).unwrap();
+
+    let to = there.path("restored");
+    there.repository.restore(store, &pointer.digest, &to, &there.events).await.unwrap();
+    assert_eq!(digest_of_tree(&to), pointer.digest);
+    let error = there.repository.restore(store, &pointer.digest, &to, &there.events).await.unwrap_err();
+    assert_eq!(error.class(), Class::Usage);
+}
+
+#[tokio::test]
+async fn what_is_pushed_can_be_pulled_elsewhere() {
+    round_trip(&store_over(&Memory::new())).await;
+    round_trip(&store_over(&Memory::with_page(2))).await;
+}
+
+#[tokio::test]
+async fn what_is_pushed_to_the_embedded_store_can_be_pulled_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = Location::Embedded { directory: folder.path().join("store") };
+    round_trip(&Store::open(&location).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn one_file_is_a_snapshot_too() {
+    let memory = Memory::new();
+    let (here, there) = (Fixture::new(), Fixture::new());
+    here.write("data/one.csv", noise(700_000, 4));
+    let pointer = here.add("data/one.csv").pointer;
+    here.repository.push(&store_over(&memory), &pointer, &here.events).await.unwrap();
+    // Under another name the data is still the data.
+    let mut renamed = pointer.clone();
+    renamed.path = "two.csv".into();
+    let theirs = there.take_pointer(&renamed, "data/two.csv.snapshot.toml");
+    there.repository.pull(&store_over(&memory), &theirs, false, &there.events).await.unwrap();
+    assert_eq!(there.state("data/two.csv.snapshot.toml"), State::Clean);
+    assert_eq!(fs::read(there.path("data/two.csv")).unwrap(), noise(700_000, 4));
+    there.repository.restore(&store_over(&memory), &pointer.digest, &there.path("out"), &there.events).await.unwrap();
+    assert_eq!(fs::read(there.path("out/one.csv")).unwrap(), noise(700_000, 4));
+}
+
+#[tokio::test]
+async fn a_push_of_nothing_new_asks_once() {
+    let faults = Faults::new();
+    let f = Fixture::new();
+    one_of_everything(&f);
+    f.write("data/raw/more", noise(20_000_000, 5));
+    let pointer = f.add("data/raw").pointer;
+    let store = Store::over(Faulty::new(Memory::new(), faults.clone()));
+    faults.arm(0, Mode::Before);
+    let pushed = f.repository.push(&store, &pointer, &f.events).await.unwrap();
+    assert_eq!(pushed.uploaded_packs, 2);
+    assert_eq!(faults.seen(), 5, "a listing, two packs, layout and manifest");
+    faults.arm(0, Mode::Before);
+    assert!(f.repository.push(&store, &pointer, &f.events).await.unwrap().already);
+    assert_eq!(faults.seen(), 1);
+}
+
+#[tokio::test]
+async fn a_small_insert_sends_little() {
+    let memory = Memory::new();
+    let f = Fixture::new();
+    let mut bytes = noise(24_000_000, 6);
+    f.write("data/raw/large", &bytes);
+    let pointer = f.add("data/raw").pointer;
+    f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
+    bytes.splice(11_000_000..11_000_000, [7; 100]);
+    f.write("data/raw/large", &bytes);
+    let pointer = f.add("data/raw").pointer;
+    let pushed = f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
+    assert!(pushed.uploaded_bytes < 1_500_000, "{pushed:?}");
+    let to = f.path("restored");
+    let other = Fixture::new();
+    other.repository.restore(&store_over(&memory), &pointer.digest, &to, &f.events).await.unwrap();
+    assert!(fs::read(to.join("large")).unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn a_flipped_byte_anywhere_is_named_and_healing_heals() {
+    let memory = Memory::new();
+    let f = Fixture::new();
+    one_of_everything(&f);
+    let pointer = f.add("data/raw").pointer;
+    f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
+    let mut tried = 0;
+    for (key, bytes) in memory.contents() {
+        for position in [0, bytes.len() / 3, bytes.len() / 2, bytes.len() - 1] {
+            let there = Fixture::new();
+            let theirs = there.take_pointer(&pointer, POINTER);
+            memory.tamper(&key, |bytes| bytes[position] ^= 0x10);
+            let error = f.repository.verify_remote(&store_over(&memory), &pointer.digest, &f.events).await.unwrap_err();
+            assert_eq!(error.class(), Class::Integrity, "{key}: {error}");
+            assert!(chain(&error).contains(&key), "{key}: {}", chain(&error));
+            let error = there.repository.pull(&store_over(&memory), &theirs, false, &there.events).await.unwrap_err();
+            assert_eq!(error.class(), Class::Integrity, "{key}: {error}");
+            assert!(chain(&error).contains(&key), "{key}: {}", chain(&error));
+            assert!(!there.path("data/raw").exists());
+            memory.tamper(&key, |bytes| bytes[position] ^= 0x10);
+            there.repository.pull(&store_over(&memory), &theirs, false, &there.events).await.unwrap();
+            assert_eq!(there.state(POINTER), State::Clean);
+            tried += 1;
+        }
+    }
+    assert_eq!(tried, 12, "pack, layout and manifest");
+}
+
+#[tokio::test]
+async fn a_transfer_damaged_once_is_fetched_again() {
+    let memory = Memory::new();
+    let f = Fixture::new();
+    one_of_everything(&f);
+    let pointer = f.add("data/raw").pointer;
+    f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
+    for mode in [Mode::Flip, Mode::Truncate] {
+        let faults = Faults::new();
+        let store = Store::over(Faulty::new(memory.clone(), faults.clone()));
+        let mut gets = 0;
+        for k in 1.. {
+            let there = Fixture::new();
+            let theirs = there.take_pointer(&pointer, POINTER);
+            faults.arm(k, mode);
+            there.repository.pull(&store, &theirs, false, &there.events).await.unwrap();
+            assert_eq!(there.state(POINTER), State::Clean);
+            if !faults.fired() {
+                break;
+            }
+            gets += 1;
+        }
+        assert_eq!(gets, 3, "manifest, layout, pack");
+    }
+}
+
+#[tokio::test]
+async fn what_was_deleted_or_cut_short_behind_our_back_is_pushed_again() {
+    for page in [1000, 1] {
+        let memory = Memory::with_page(page);
+        let f = Fixture::new();
+        one_of_everything(&f);
+        let pointer = f.add("data/raw").pointer;
+        f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
+        let whole = memory.contents();
+        for key in memory.keys() {
+            for cut in [false, true] {
+                if cut {
+                    memory.tamper(&key, |bytes| bytes.truncate(bytes.len() - 1));
+                } else {
+                    memory.remove(&key);
+                }
+                if !(cut && key.starts_with("snapshots/")) {
+                    let missing = complete(&store_over(&memory), &pointer.digest).await;
+                    assert!(
+                        missing.map_or_else(|error| chain(&error).contains(&key), |keys| keys.contains(&key)),
+                        "{key}"
+                    );
+                }
+                assert!(!f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap().already, "{key}");
+                assert_eq!(memory.contents(), whole, "{key}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_push_interrupted_anywhere_is_finished_by_the_next() {
+    let f = Fixture::new();
+    one_of_everything(&f);
+    f.write("data/raw/more", noise(18_000_000, 7));
+    let pointer = f.add("data/raw").pointer;
+    let mut survived = 0;
+    for mode in [Mode::Before, Mode::After, Mode::Down] {
+        for k in 1.. {
+            let memory = Memory::new();
+            let faults = Faults::new();
+            let store = Store::over(Faulty::new(memory.clone(), faults.clone()));
+            faults.arm(k, mode);
+            let first = f.repository.push(&store, &pointer, &f.events).await;
+            let fired = faults.fired();
+            if let Err(error) = &first {
+                assert_eq!(error.class(), Class::Unavailable, "{error}");
+                // The commit marker is last, so whoever sees it can restore.
+                if memory.keys().iter().any(|key| key.starts_with("snapshots/")) {
+                    assert!(complete(&store_over(&memory), &pointer.digest).await.unwrap().is_empty());
+                }
+            } else if mode == Mode::Before && fired {
+                panic!("operation {k} failed and push did not notice");
+            }
+            faults.disarm();
+            f.repository.push(&store, &pointer, &f.events).await.unwrap();
+            assert!(complete(&store_over(&memory), &pointer.digest).await.unwrap().is_empty());
+            if !fired {
+                break;
+            }
+            survived += 1;
+        }
+    }
+    assert!(survived >= 15, "{survived} faults were injected");
+}
+
+#[tokio::test]
+async fn a_pull_interrupted_anywhere_is_finished_by_the_next() {
+    let memory = Memory::new();
+    let f = Fixture::new();
+    one_of_everything(&f);
+    f.write("data/raw/more", noise(18_000_000, 8));
+    let pointer = f.add("data/raw").pointer;
+    f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
+    let faults = Faults::new();
+    let store = Store::over(Faulty::new(memory, faults.clone()));
+    for k in 1.. {
+        let there = Fixture::new();
+        let theirs = there.take_pointer(&pointer, POINTER);
+        faults.arm(k, Mode::Down);
+        let first = there.repository.pull(&store, &theirs, false, &there.events).await;
+        let fired = faults.fired();
+        faults.disarm();
+        assert_eq!(first.is_err(), fired);
+        if let Err(error) = first {
+            assert_eq!(error.class(), Class::Unavailable, "{error}");
+            assert!(!there.path("data/raw").exists());
+        }
+        there.repository.pull(&store, &theirs, false, &there.events).await.unwrap();
+        assert_eq!(digest_of_tree(&there.path("data/raw")), pointer.digest);
+        if !fired {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn data_that_changed_between_add_and_push_matters_only_when_the_cache_lost_it() {
+    let memory = Memory::new();
+    let f = Fixture::new();
+    one_of_everything(&f);
+    let pointer = f.add("data/raw").pointer;
+    // The data is changed, the cache is whole: what was added is pushed.
+    f.write("data/raw/a-b/x", "changed");
+    f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
+    assert!(complete(&store_over(&memory), &pointer.digest).await.unwrap().is_empty());
+    // The cache lost a pack, or has a damaged one: refused by name, and nothing is committed.
+    let memory = Memory::new();
+    let pack = f.cached_packs().remove(0);
+    let bytes = fs::read(&pack).unwrap();
+    for damaged in [None, Some([&bytes[..9], b"x", &bytes[10..]].concat())] {
+        match damaged {
+            None => fs::remove_file(&pack).unwrap(),
+            Some(damaged) => fs::write(&pack, damaged).unwrap(),
+        }
+        let error = f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap_err();
+        assert!(matches!(error, Error::ChangedSinceAdd { .. }), "{error}");
+        assert!(error.to_string().contains("data/raw changed between add and push"), "{error}");
+        assert_eq!(memory.keys(), Vec::<String>::new());
+    }
+    // The data is as it was: the cache is made whole from it.
+    f.write("data/raw/a-b/x", "sorted before a/");
+    f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
+    f.repository.verify_remote(&store_over(&memory), &pointer.digest, &f.events).await.unwrap();
+    // Neither data nor cache.
+    fs::remove_dir_all(f.path("data/raw")).unwrap();
+    fs::remove_dir_all(f.path(".sealift")).unwrap();
+    let error = f.repository.push(&store_over(&Memory::new()), &pointer, &f.events).await.unwrap_err();
+    assert_eq!(error.class(), Class::NotFound, "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_cache_is_healed_by_a_pull() {
+    let memory = Memory::new();
+    let f = Fixture::new();
+    one_of_everything(&f);
+    let pointer = f.add("data/raw").pointer;
+    f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
+    let pack = f.cached_packs().remove(0);
+    let bytes = fs::read(&pack).unwrap();
+    for damaged in [Vec::new(), vec![0; bytes.len()]] {
+        fs::write(&pack, &damaged).unwrap();
+        fs::remove_dir_all(f.path("data/raw")).unwrap();
+        f.repository.pull(&store_over(&memory), &pointer, false, &f.events).await.unwrap();
+        assert_eq!(f.state(POINTER), State::Clean);
+        assert!(fs::read(&pack).unwrap() == bytes);
+    }
+}
+
+#[tokio::test]
+async fn the_same_snapshot_packed_otherwise_is_there_already() {
+    let memory = Memory::new();
+    let (a, b) = (Fixture::new(), Fixture::new());
+    one_of_everything(&a);
+    // The other one has some of the chunks in an older pack.
+    b.write("data/raw/large.bin", noise(3_000_000, 1));
+    b.add("data/raw");
+    one_of_everything(&b);
+    let (pa, pb) = (a.add("data/raw").pointer, b.add("data/raw").pointer);
+    assert_eq!(pa.digest, pb.digest);
+    assert!(!a.repository.push(&store_over(&memory), &pa, &a.events).await.unwrap().already);
+    let before = memory.contents();
+    assert!(b.repository.push(&store_over(&memory), &pb, &b.events).await.unwrap().already);
+    assert_eq!(memory.contents(), before);
+    // When the first packing is broken, the second replaces it.
+    let pack = memory.keys().into_iter().find(|key| key.starts_with("packs/")).unwrap();
+    memory.remove(&pack);
+    assert!(!b.repository.push(&store_over(&memory), &pb, &b.events).await.unwrap().already);
+    b.repository.verify_remote(&store_over(&memory), &pb.digest, &b.events).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_pushes_at_once_end_as_one() {
+    let memory = Memory::new();
+    let f = Fixture::new();
+    one_of_everything(&f);
+    let pointer = f.add("data/raw").pointer;
+    let store = store_over(&memory);
+    let push = || f.repository.push(&store, &pointer, &f.events);
+    let (a, b, c) = tokio::join!(push(), push(), push());
+    assert!(a.is_ok() && b.is_ok() && c.is_ok());
+    assert_eq!(memory.keys().len(), 3);
+    f.repository.verify_remote(&store, &pointer.digest, &f.events).await.unwrap();
+}
+
+#[tokio::test]
+async fn hostile_manifests_are_rejected_before_anything_is_written() {
+    let good = Digest::of(b"").hex();
+    let line = |path: &str| format!("f 0 {good} {path}\n");
+    let bodies = [
+        line("../escape"),
+        line("/absolute"),
+        line("a/../../b"),
+        line("a%00b"),
+        line("a//b"),
+        line("b") + &line("a"),
+        line("a") + &line("a"),
+        line("a") + &line("a-") + &line("a/b"),
+        "l /etc a\n".to_owned() + &line("a/passwd"),
+        line(&"d/".repeat(10_000)),
+        line(&"long".repeat(10_000)),
+        format!("f 18446744073709551616 {good} a\n"),
+        format!("p 0 {good} a\n"),
+    ];
+    for body in bodies {
+        let memory = Memory::new();
+        let entries = body.lines().count();
+        let text = format!("sealift-snapshot 1 tree\n{body}end {entries} {entries} 0\n");
+        let digest = Digest::of(&text);
+        let hex = digest.hex();
+        let put = |key: String, bytes: Vec<u8>| {
+            let memory = memory.clone();
+            async move { memory.put(&key, store::Body::Bytes(bytes.into()), store::Condition::None).await.unwrap() }
+        };
+        put(format!("snapshots/{}/{hex}", &hex[..2]), text.into_bytes()).await;
+        put(snapshot::layout_key(&digest), b"anything".to_vec()).await;
+        let f = Fixture::new();
+        let to = f.path("to");
+        let error = f.repository.restore(&store_over(&memory), &digest, &to, &f.events).await.unwrap_err();
+        assert!(matches!(error, Error::Manifest { .. }), "{body:.60}: {error}");
+        assert_eq!(error.class(), Class::Integrity);
+        assert!(error.to_string().contains(&hex), "{error}");
+        assert!(!to.exists());
+        assert!(f.repository.manifest(&digest).unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_nowhere_is_not_found() {
+    let f = Fixture::new();
+    let digest = Digest::of("never");
+    let store = store_over(&Memory::new());
+    let error = f.repository.fetch(&store, &digest, &f.events).await.unwrap_err();
+    assert_eq!(error.class(), Class::NotFound);
+    assert!(chain(&error).contains(&digest.hex()), "{}", chain(&error));
+    assert_eq!(complete(&store, &digest).await.unwrap().len(), 2);
+    let pointer = Pointer { digest, bytes: 1, files: 1, path: "raw".into(), at: f.path(POINTER) };
+    let error = f.repository.checkout(&pointer, false, &f.events).unwrap_err();
+    assert_eq!(error.class(), Class::NotFound);
+    assert!(!Path::new("data/raw").exists());
+}
