@@ -1,5 +1,6 @@
 //! A static HTTP server for tests, compiled once per test program with the `rustc` that builds them.
 
+use domain::Digest;
 use std::{
     io::{Read, Write},
     net::TcpStream,
@@ -55,36 +56,43 @@ fn main() {
 }
 "#;
 
-/// The compiled server: a static program that runs on any file system. It panics with the compiler's words when that fails.
+/// The compiled server: a static program that runs on any file system. It is kept among the temporary files, by the digest of
+/// its source, for the next run. It panics with the compiler's words when it cannot be compiled.
 pub fn build_server() -> &'static Path {
-    static SERVER: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    &SERVER
-        .get_or_init(|| {
-            let dir = tempfile::tempdir().expect("a temporary directory");
-            let source = dir.path().join("server.rs");
-            std::fs::write(&source, SERVER_SOURCE).expect("the server's source is written");
-            let program = dir.path().join("server");
-            let compiler = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
-            let output = Command::new(compiler)
-                .args([
-                    "--edition",
-                    "2024",
-                    "-C",
-                    "target-feature=+crt-static",
-                    "-C",
-                    "opt-level=1",
-                    "-C",
-                    "strip=symbols",
-                ])
-                .arg("-o")
-                .arg(&program)
-                .arg(&source)
-                .output()
-                .expect("rustc runs");
-            assert!(output.status.success(), "rustc: {}", String::from_utf8_lossy(&output.stderr));
-            (dir, program)
-        })
-        .1
+    static SERVER: OnceLock<PathBuf> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let name = format!("sealift-test-server-{}", Digest::of(SERVER_SOURCE).short());
+        let program = std::env::temp_dir().join(name);
+        if !program.exists() {
+            compile(&program);
+        }
+        program
+    })
+}
+
+fn compile(program: &Path) {
+    let dir = tempfile::tempdir_in(std::env::temp_dir()).expect("a temporary directory");
+    let (source, compiled) = (dir.path().join("server.rs"), dir.path().join("server"));
+    std::fs::write(&source, SERVER_SOURCE).expect("the server's source is written");
+    let compiler = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    let output = Command::new(compiler)
+        .args([
+            "--edition",
+            "2024",
+            "-C",
+            "target-feature=+crt-static",
+            "-C",
+            "opt-level=1",
+            "-C",
+            "strip=symbols",
+            "-o",
+        ])
+        .args([&compiled, &source])
+        .output()
+        .expect("rustc runs");
+    assert!(output.status.success(), "rustc: {}", String::from_utf8_lossy(&output.stderr));
+    // By renaming, so that two test programs at once both find a whole one.
+    std::fs::rename(&compiled, program).expect("the server is put in place");
 }
 
 /// The status line's code and the body of `GET path`, or why there is none.
