@@ -42,7 +42,13 @@ impl Staged {
 }
 
 /// Fetches everything that a workload needs.
-pub async fn stage(store: &Store, cache: &Path, workload: &Workload, form: ImageForm, events: &Events) -> Result<Staged> {
+pub async fn stage(
+    store: &Store,
+    cache: &Path,
+    workload: &Workload,
+    form: ImageForm,
+    events: &Events,
+) -> Result<Staged> {
     let mut mounts = Vec::new();
     for mount in &workload.mounts {
         let path = fetch_blob(store, cache, &mount.digest, &mount.what, events).await?;
@@ -68,10 +74,12 @@ pub async fn stage(store: &Store, cache: &Path, workload: &Workload, form: Image
             Form::Rootfs { dir, entry }
         }
         ImageForm::DockerArchive => {
-            let mut file = tempfile::NamedTempFile::new_in(&temporary).map_err(Error::file("make a file in", &temporary))?;
+            let mut file =
+                tempfile::NamedTempFile::new_in(&temporary).map_err(Error::file("make a file in", &temporary))?;
             let release = workload.release.to_string();
             let file = blocking(move || {
-                image::docker_archive(&layout, None, std::io::BufWriter::new(file.as_file_mut())).map(|()| file.into_temp_path())
+                image::docker_archive(&layout, None, std::io::BufWriter::new(file.as_file_mut()))
+                    .map(|()| file.into_temp_path())
             })
             .await?;
             Form::Archive { file: file.doing(format!("write an archive of the image of {release}"))? }
@@ -110,8 +118,9 @@ pub async fn fetch_image(store: &Store, cache: &Path, manifest: &Digest, of: &st
     }
     let doing = || format!("fetch the image of {of}");
     let bytes = store.get_bytes(Family::Blob, manifest, DOCUMENT_LIMIT).await.doing(doing())?;
-    let document: OciManifest = serde_json::from_slice(&bytes)
-        .map_err(|error| Error::Integrity { message: format!("the image manifest {manifest} is not readable: {error}") })?;
+    let document: OciManifest = serde_json::from_slice(&bytes).map_err(|error| Error::Integrity {
+        message: format!("the image manifest {manifest} is not readable: {error}"),
+    })?;
     let parent = layout.parent().unwrap_or(cache).to_owned();
     fs::create_dir_all(&parent).map_err(Error::file("make the folder", &parent))?;
     let building = tempfile::tempdir_in(&parent).map_err(Error::file("make a folder in", &parent))?;

@@ -76,7 +76,9 @@ pub fn component<'a>(workspace: &'a Workspace, name: Option<&str>) -> Result<&'a
     let components = &workspace.config.components;
     match name {
         Some(name) => Ok(workspace.config.component(name)?),
-        None if components.len() == 1 => Ok(components.values().next().ok_or_else(|| Error::not_found("there is no component"))?),
+        None if components.len() == 1 => {
+            Ok(components.values().next().ok_or_else(|| Error::not_found("there is no component"))?)
+        }
         None => {
             let names: Vec<&str> = components.keys().map(Name::as_str).collect();
             Err(Error::Usage { message: format!("say which component: {}", names.join(", ")) })
@@ -163,7 +165,14 @@ async fn build_one(
     let Some(built) = built else {
         let component = component.name.clone();
         let version = version.clone();
-        return Ok(BuiltComponent { component, version, builder: word.to_owned(), image: None, platform: None, layout: None });
+        return Ok(BuiltComponent {
+            component,
+            version,
+            builder: word.to_owned(),
+            image: None,
+            platform: None,
+            layout: None,
+        });
     };
     let layout = layout_path(&workspace.cache(), &built.manifest);
     if !layout.exists() {
@@ -193,7 +202,8 @@ async fn build_one(
 async fn prepare(workspace: &Workspace, folder: &Path, command: &[String]) -> Result<()> {
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
     let shown = command.join(" ");
-    let failed = |how: String, tail: Vec<String>| Error::Command { what: format!("the prepare command `{shown}`"), how, tail };
+    let failed =
+        |how: String, tail: Vec<String>| Error::Command { what: format!("the prepare command `{shown}`"), how, tail };
     let mut child = tokio::process::Command::new(program)
         .args(arguments)
         .current_dir(folder)
@@ -260,7 +270,8 @@ pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResul
     }
     let built = build_one(workspace, component, &version, Some(&head)).await?;
     clean_head(workspace).await?;
-    offered.images = built.image.iter().map(|image| (built.platform.clone().unwrap_or_default(), image.clone())).collect();
+    offered.images =
+        built.image.iter().map(|image| (built.platform.clone().unwrap_or_default(), image.clone())).collect();
     if let Some(sealed) = sealed {
         let differences = manifest::differences(&sealed.manifest, &offered);
         if !differences.is_empty() {
@@ -331,7 +342,12 @@ struct Content {
 }
 
 impl Content {
-    async fn gather(workspace: &Workspace, store: &Store, trusted: &TrustedKeys, component: &Component) -> Result<Self> {
+    async fn gather(
+        workspace: &Workspace,
+        store: &Store,
+        trusted: &TrustedKeys,
+        component: &Component,
+    ) -> Result<Self> {
         let mut configuration = BTreeMap::new();
         for path in &component.config_files {
             let full = workspace.root.join(&component.path).join(path);
@@ -433,7 +449,9 @@ async fn snapshot_of(workspace: &Workspace, store: &Store, name: &Name) -> Resul
             next: Some(format!("sealift data add {path}")),
         });
     }
-    if !found.cached && !snapshot::complete(store, &pointer.digest).await.doing(format!("look for data {name}"))?.is_empty() {
+    if !found.cached
+        && !snapshot::complete(store, &pointer.digest).await.doing(format!("look for data {name}"))?.is_empty()
+    {
         return Err(Error::NotFound {
             message: format!("the snapshot {} of data {name} is neither in the cache nor in the store", pointer.digest),
             next: Some(format!("sealift data add {path}")),
@@ -479,7 +497,10 @@ async fn publish(
         let path = &workspace.config.data_set(name.as_str())?.path;
         let pointer = data::pointer(&workspace.root, path)?;
         if !snapshot::complete(store, &pointer.digest).await.doing(format!("look for data {name}"))?.is_empty() {
-            data::repository(workspace).push(store, &pointer, &workspace.events).await.doing(format!("push data {name}"))?;
+            data::repository(workspace)
+                .push(store, &pointer, &workspace.events)
+                .await
+                .doing(format!("push data {name}"))?;
         }
     }
     for (path, file) in &content.configuration {
@@ -494,7 +515,10 @@ async fn publish(
     let manifest = built.image.as_ref().map(|image| image.manifest);
     let (last, first): (Vec<_>, Vec<_>) = blobs.iter().partition(|(digest, _, _)| Some(*digest) == manifest);
     for (digest, path, _) in first.into_iter().chain(last) {
-        store.put_file(Family::Blob, digest, path, Some(&task)).await.doing(format!("store the image of {}", component.name))?;
+        store
+            .put_file(Family::Blob, digest, path, Some(&task))
+            .await
+            .doing(format!("store the image of {}", component.name))?;
     }
     task.finish("stored and verified");
     if let Some(repository) = &component.repository {
@@ -517,7 +541,9 @@ fn tags(version: &Version) -> Vec<String> {
 
 async fn previous(store: &Store, trusted: &TrustedKeys, release: &ReleaseName) -> Result<Option<manifest::Previous>> {
     let earlier = releases::list(store, Some(&release.component)).await?;
-    let Some(before) = earlier.into_iter().rev().find(|earlier| earlier.version < release.version) else { return Ok(None) };
+    let Some(before) = earlier.into_iter().rev().find(|earlier| earlier.version < release.version) else {
+        return Ok(None);
+    };
     let sealed = releases::read(store, trusted, &before).await?;
     Ok(Some(manifest::Previous { release: before, digest: sealed.digest }))
 }

@@ -168,7 +168,11 @@ fn sets(workspace: &Workspace, wanted: &[String]) -> Result<Vec<Set>> {
                 next: Some("sealift data add PATH".to_owned()),
             });
         }
-        return Ok(config.data.iter().map(|(name, set)| Set { name: name.to_string(), path: set.path.clone() }).collect());
+        return Ok(config
+            .data
+            .iter()
+            .map(|(name, set)| Set { name: name.to_string(), path: set.path.clone() })
+            .collect());
     }
     wanted.iter().map(|text| one(workspace, text)).collect()
 }
@@ -181,7 +185,8 @@ fn one(workspace: &Workspace, text: &str) -> Result<Set> {
         return Ok(Set { name: name.to_string(), path: set.path.trim_end_matches('/').to_owned() });
     }
     let inside = !Path::new(path).is_absolute() && !Path::new(path).components().any(|part| part.as_os_str() == "..");
-    if inside && (workspace.root.join(path).symlink_metadata().is_ok() || pointer_file(&workspace.root, path).is_file()) {
+    if inside && (workspace.root.join(path).symlink_metadata().is_ok() || pointer_file(&workspace.root, path).is_file())
+    {
         return Ok(Set { name: path.to_owned(), path: path.to_owned() });
     }
     let known = config.data.keys().map(ToString::to_string).chain(config.data.values().map(|set| set.path.clone()));

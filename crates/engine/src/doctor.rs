@@ -126,12 +126,21 @@ fn key_parts(workspace: &Workspace) -> Vec<Finding> {
     match keyring::signing(&workspace.host, &workspace.config, &workspace.root) {
         Ok(key) => {
             let public = key.public();
-            let believed = trusted.is_some_and(|trusted| trusted.iter().any(|(_, known)| known.key_id() == public.key_id()));
+            let believed =
+                trusted.is_some_and(|trusted| trusted.iter().any(|(_, known)| known.key_id() == public.key_id()));
             findings.push(if believed {
                 good("signing key", format!("{} ({})", workspace.config.signing.key, public.fingerprint()))
             } else {
-                let text = format!("{} ({}) is not among the trusted keys", workspace.config.signing.key, public.fingerprint());
-                Finding { class: Some(domain::Class::NotPermitted), state: State::Bad, ..warning("signing key", text, "sealift keys list") }
+                let text = format!(
+                    "{} ({}) is not among the trusted keys",
+                    workspace.config.signing.key,
+                    public.fingerprint()
+                );
+                Finding {
+                    class: Some(domain::Class::NotPermitted),
+                    state: State::Bad,
+                    ..warning("signing key", text, "sealift keys list")
+                }
             });
         }
         // Whoever only reads needs no key.
@@ -158,7 +167,11 @@ async fn store_parts(workspace: &Workspace) -> Vec<Finding> {
         Ok(()) => good("conditional writes", "one winner in a race of writers"),
         Err(error) => {
             let error = Error::Failed { doing: "rely on conditional writes".to_owned(), cause: error.into() };
-            bad("conditional writes", &error, "use a store that enforces If-None-Match and If-Match (AWS, MinIO, SeaweedFS, `sealift store serve`)")
+            bad(
+                "conditional writes",
+                &error,
+                "use a store that enforces If-None-Match and If-Match (AWS, MinIO, SeaweedFS, `sealift store serve`)",
+            )
         }
     });
     findings.push(clock_part(workspace).await);
@@ -214,7 +227,11 @@ async fn docker_parts(workspace: &Workspace) -> Vec<Finding> {
             Ok(version) => good("docker", format!("{name} answers, version {version}")),
             Err(error) => {
                 let error = Error::Failed { doing: format!("reach {name}"), cause: error.into() };
-                bad("docker", &error, "start the engine (`systemctl start docker`), or use builder = \"oci\" and target = \"process\"")
+                bad(
+                    "docker",
+                    &error,
+                    "start the engine (`systemctl start docker`), or use builder = \"oci\" and target = \"process\"",
+                )
             }
         });
     }

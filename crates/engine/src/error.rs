@@ -219,9 +219,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::NoWorkspace { .. } | Self::Unknown(_) | Self::NotFound { .. } => Class::NotFound,
-            Self::Config { .. } | Self::BadInput { .. } | Self::Command { .. } | Self::Unfit { .. } => {
-                Class::BadInput
-            }
+            Self::Config { .. } | Self::BadInput { .. } | Self::Command { .. } | Self::Unfit { .. } => Class::BadInput,
             Self::WentBack { class, .. } => class.unwrap_or(Class::BadInput),
             Self::Usage { .. } => Class::Usage,
             Self::Git(GitError::NoRepository { .. }) => Class::NotFound,

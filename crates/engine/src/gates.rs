@@ -92,15 +92,7 @@ pub struct Judged {
 /// Measures and judges what serves an environment against its gates, signs the verdicts, and notes them in the ledger.
 pub async fn run(world: &World, subjects: &Subjects<'_>) -> Result<Judged> {
     let environment = subjects.environment;
-    let current = releases::current(&world.store, &environment.name).await?;
-    let running = current.components.get(subjects.component).ok_or_else(|| Error::NotFound {
-        message: format!("nothing serves {} for {}", environment.name, subjects.component),
-        next: Some(format!("sealift deploy {}", environment.name)),
-    })?;
-    let sealed = releases::read(&world.store, &world.trusted, &running.release).await?;
-    let side = domain::compose::side(&sealed.manifest, sealed.digest, environment, running.slot, &crate::platform())
-        .map_err(|error| Error::bad_input(error.to_string()))?;
-    let url = side.workload.url();
+    let (sealed, url) = serving(world, subjects).await?;
     let baseline = BaselineSource::new(world, subjects).await?;
     let mut gates = Vec::new();
     for name in &environment.gates {
@@ -128,13 +120,57 @@ pub async fn run(world: &World, subjects: &Subjects<'_>) -> Result<Judged> {
     Ok(Judged { release: sealed.manifest.release, environment: environment.name.clone(), verdict, gates })
 }
 
+/// How a smoke test of an environment came out.
+#[derive(Debug, Clone, Serialize)]
+pub struct Smoked {
+    /// The release that was asked.
+    pub release: ReleaseName,
+    /// The environment.
+    pub environment: Name,
+    /// Where it answers.
+    pub url: String,
+    /// Whether all requests passed; a component without smoke requests has not.
+    pub ok: bool,
+    /// Every request.
+    pub report: probe::SmokeReport,
+}
+
+/// Sends the smoke requests of what serves an environment, as they were sealed. Nothing is recorded.
+pub async fn smoke(world: &World, subjects: &Subjects<'_>) -> Result<Smoked> {
+    let (sealed, url) = serving(world, subjects).await?;
+    let report = probe::smoke(&url, &sealed.manifest.smoke, &world.events).await;
+    let environment = subjects.environment.name.clone();
+    Ok(Smoked { release: sealed.manifest.release, environment, url, ok: report.ok(), report })
+}
+
+/// What serves a component of an environment, verified, and where it answers.
+async fn serving(world: &World, subjects: &Subjects<'_>) -> Result<(Sealed, String)> {
+    let environment = subjects.environment;
+    let current = releases::current(&world.store, &environment.name).await?;
+    let running = current.components.get(subjects.component).ok_or_else(|| Error::NotFound {
+        message: format!("nothing serves {} for {}", environment.name, subjects.component),
+        next: Some(format!("sealift deploy {}", environment.name)),
+    })?;
+    let sealed = releases::read(&world.store, &world.trusted, &running.release).await?;
+    let side = domain::compose::side(&sealed.manifest, sealed.digest, environment, running.slot, &crate::platform())
+        .map_err(|error| Error::bad_input(error.to_string()))?;
+    Ok((sealed, side.workload.url()))
+}
+
 fn unsealed(name: &Name, sealed: &Sealed) -> GateResult {
-    let reason = format!("{} was sealed without the gate {name}; its thresholds are not part of it", sealed.manifest.release);
+    let reason =
+        format!("{} was sealed without the gate {name}; its thresholds are not part of it", sealed.manifest.release);
     let check = CheckResult { check: name.clone(), verdict: Verdict::Inconclusive, value: None, reasons: vec![reason] };
     GateResult { gate: name.clone(), verdict: Verdict::Inconclusive, checks: vec![check] }
 }
 
-async fn measure(world: &World, subjects: &Subjects<'_>, sealed: &Sealed, url: &str, check: &Check) -> Vec<Measurement> {
+async fn measure(
+    world: &World,
+    subjects: &Subjects<'_>,
+    sealed: &Sealed,
+    url: &str,
+    check: &Check,
+) -> Vec<Measurement> {
     let context = probe::Context {
         url: url.to_owned(),
         environment: subjects.environment.name.to_string(),
@@ -275,7 +311,7 @@ pub async fn evidence(store: &Store, trusted: &TrustedKeys, release: &Digest) ->
         .try_filter_map(|evidence| async move { Ok(evidence) })
         .try_collect()
         .await?;
-    all.sort_by(|a, b| a.at.cmp(&b.at));
+    all.sort_by_key(|evidence| evidence.at);
     Ok(all)
 }
 
@@ -355,7 +391,10 @@ fn weigh(
     }
     let age = now.duration_since(evidence.at);
     if age.is_negative() {
-        return Err((Verdict::Inconclusive, format!("gate {gate} was judged at {}, which is not over yet", evidence.at)));
+        return Err((
+            Verdict::Inconclusive,
+            format!("gate {gate} was judged at {}, which is not over yet", evidence.at),
+        ));
     }
     if age.unsigned_abs() > environment.evidence_max_age {
         let limit = domain::config::duration::format(&environment.evidence_max_age);

@@ -77,7 +77,11 @@ fn list(root: &Path) -> Result<Vec<(String, Option<String>)>> {
                 && let Some(relative) = path.strip_prefix(root).ok().and_then(Path::to_str)
             {
                 let small = entry.metadata().is_ok_and(|metadata| metadata.len() <= READ_LIMIT);
-                let text = if small && wants_content(relative) { fs::read(&path).ok().and_then(|bytes| String::from_utf8(bytes).ok()) } else { None };
+                let text = if small && wants_content(relative) {
+                    fs::read(&path).ok().and_then(|bytes| String::from_utf8(bytes).ok())
+                } else {
+                    None
+                };
                 files.push((relative.to_owned(), text));
             }
         }

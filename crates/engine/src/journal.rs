@@ -75,7 +75,10 @@ impl Log {
             let follows = head.as_ref().map(|head| head.digest);
             if entry.seq != seq || entry.prev != follows || *entry.log_id.environment() != self.environment {
                 return Err(Error::Integrity {
-                    message: format!("entry {seq} of the ledger of {} does not follow the one before it", self.environment),
+                    message: format!(
+                        "entry {seq} of the ledger of {} does not follow the one before it",
+                        self.environment
+                    ),
                 });
             }
             head = Some(Head {
@@ -107,10 +110,8 @@ impl Log {
         let head = self.store.read(&chain::head_key(&self.environment)).await.doing(doing())?;
         let head = head.map(|head| Head::parse(&head.bytes)).transpose().doing(doing())?;
         let keys = self.store.list(&format!("ledger/{}/", self.environment)).await.doing(doing())?;
-        let keys: Vec<(u64, String)> = keys
-            .into_iter()
-            .filter_map(|(key, _)| chain::parse_entry_key(&key).map(|(_, seq)| (seq, key)))
-            .collect();
+        let keys: Vec<(u64, String)> =
+            keys.into_iter().filter_map(|(key, _)| chain::parse_entry_key(&key).map(|(_, seq)| (seq, key))).collect();
         let mut all: Vec<chain::Anchor> =
             anchors.into_iter().map(|anchor| chain::Anchor { seq: anchor.seq, digest: anchor.digest }).collect();
         all.extend(self.remembered()?.map(|anchor| chain::Anchor { seq: anchor.seq, digest: anchor.digest }));
@@ -118,7 +119,8 @@ impl Log {
         let mut objects = stream::iter(keys)
             .map(|(seq, key)| async move {
                 let object = self.store.read(&key).await.doing(format!("read {key}"))?;
-                let object = object.ok_or_else(|| Error::Integrity { message: format!("{key} vanished while it was read") })?;
+                let object =
+                    object.ok_or_else(|| Error::Integrity { message: format!("{key} vanished while it was read") })?;
                 Ok::<_, Error>((seq, object.bytes))
             })
             .buffered(READERS);
@@ -176,7 +178,11 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::create_dir_all(parent).map_err(Error::file("make the folder", parent))?;
     let file = tempfile::NamedTempFile::new_in(parent).map_err(Error::file("write in", parent))?;
     std::fs::write(file.path(), bytes).map_err(Error::file("write", path))?;
-    file.persist(path).map_err(|error| Error::File { action: "replace", path: path.to_owned(), source: error.error })?;
+    file.persist(path).map_err(|error| Error::File {
+        action: "replace",
+        path: path.to_owned(),
+        source: error.error,
+    })?;
     Ok(())
 }
 

@@ -171,7 +171,8 @@ fn public_files(folder: &Path) -> Result<Vec<(Name, PathBuf, PublicKey)>> {
 /// The name of a key is that of its file.
 fn key_name(path: &Path) -> Result<Name> {
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    Name::new(stem).map_err(|error| Error::bad_input(format!("the file {} does not name a key: {error}", path.display())))
+    Name::new(stem)
+        .map_err(|error| Error::bad_input(format!("the file {} does not name a key: {error}", path.display())))
 }
 
 fn read_public(path: &Path) -> Result<PublicKey> {

@@ -46,6 +46,16 @@ pub mod workspace;
 pub use error::{Error, Result};
 pub use workspace::{Host, Workspace};
 
+/// The errors of the adapters below, so that the shell can say what to do about them without naming an adapter.
+pub mod causes {
+    pub use crate::error::Cause;
+    pub use cluster::Error as ClusterError;
+    pub use image::Error as ImageError;
+    pub use ledger::LedgerError;
+    pub use snapshot::Error as SnapshotError;
+    pub use store::Error as StoreError;
+}
+
 /// The platform of this machine as OCI names it.
 pub fn platform() -> String {
     let architecture = match std::env::consts::ARCH {
@@ -58,3 +68,7 @@ pub fn platform() -> String {
 
 /// The embedded S3 server, for `sealift store serve`.
 pub use store::serve;
+
+/// What the shell passes on between the functions here: a store, the keys that are believed, a chain to verify.
+pub use ledger::{chain, keys::TrustedKeys};
+pub use store::Store;

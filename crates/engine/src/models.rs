@@ -173,7 +173,7 @@ async fn versions(store: &Store, trusted: &TrustedKeys, name: &Name) -> Result<V
         }
         records.push(record);
     }
-    records.sort_by(|a, b| a.registered.cmp(&b.registered));
+    records.sort_by_key(|record| record.registered);
     Ok(records)
 }
 
@@ -212,7 +212,14 @@ pub async fn show(workspace: &Workspace, reference: &str) -> Result<ModelRecord>
 pub async fn download(workspace: &Workspace, reference: &str, to: &Path) -> Result<(ModelRecord, PathBuf)> {
     let record = show(workspace, reference).await?;
     let to = if to.is_dir() { to.join(&record.file) } else { to.to_owned() };
-    if to.exists() && blocking({ let to = to.clone(); move || digest_of(&to) }).await?? != record.digest {
+    if to.exists()
+        && blocking({
+            let to = to.clone();
+            move || digest_of(&to)
+        })
+        .await??
+            != record.digest
+    {
         return Err(Error::bad_input(format!("{} exists already with other content", to.display())));
     }
     let store = workspace.store().await?;

@@ -54,7 +54,8 @@ pub async fn find(store: &Store, trusted: &TrustedKeys, release: &ReleaseName) -
     let Some(object) = store.read(&key).await.doing(format!("read {release}"))? else { return Ok(None) };
     let sealed = verify(&object.bytes, trusted).map_err(|error| named(&key, error))?;
     if sealed.manifest.release != *release {
-        let message = format!("{key} holds {}: the bundle of another release was put in its place", sealed.manifest.release);
+        let message =
+            format!("{key} holds {}: the bundle of another release was put in its place", sealed.manifest.release);
         return Err(Error::Integrity { message });
     }
     Ok(Some(sealed))
@@ -121,7 +122,9 @@ pub async fn missing(store: &Store, manifest: &Manifest) -> Result<Vec<String>> 
     let found: Vec<Option<String>> = stream::iter(blobs)
         .map(|subject| async move {
             let there = store.has(Family::Blob, &subject.digest).await.doing(format!("look for {}", subject.name))?;
-            Ok::<_, Error>(there.is_none().then(|| format!("{} ({})", subject.name, Store::key(Family::Blob, &subject.digest))))
+            Ok::<_, Error>(
+                there.is_none().then(|| format!("{} ({})", subject.name, Store::key(Family::Blob, &subject.digest))),
+            )
         })
         .buffered(READERS)
         .try_collect()
@@ -145,5 +148,6 @@ pub async fn current(store: &Store, environment: &Name) -> Result<Current> {
 
 /// Reads the bytes of `current.json`.
 pub fn parse_current(key: &str, bytes: &[u8]) -> Result<Current> {
-    serde_json::from_slice(bytes).map_err(|error| Error::Integrity { message: format!("{key} is not readable: {error}") })
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::Integrity { message: format!("{key} is not readable: {error}") })
 }

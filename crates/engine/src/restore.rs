@@ -68,7 +68,12 @@ pub struct Checked {
 }
 
 /// Verifies a release in the store: its signature, and every byte that it consists of.
-pub async fn verify(store: &Store, trusted: &TrustedKeys, release: &ReleaseName, events: &Events) -> Result<ReleaseVerified> {
+pub async fn verify(
+    store: &Store,
+    trusted: &TrustedKeys,
+    release: &ReleaseName,
+    events: &Events,
+) -> Result<ReleaseVerified> {
     let sealed = releases::read(store, trusted, release).await?;
     let mut checked = Vec::new();
     let blobs = sealed.manifest.blobs();
@@ -82,7 +87,8 @@ pub async fn verify(store: &Store, trusted: &TrustedKeys, release: &ReleaseName,
     let cache = tempfile::tempdir().map_err(Error::file("make a folder in", &std::env::temp_dir()))?;
     for (name, data) in &sealed.manifest.data {
         let repository = snapshot::Repository::new(cache.path().to_owned(), cache.path().join("cache"));
-        let found = repository.verify_remote(store, &data.snapshot, events).await.doing(format!("verify data {name}"))?;
+        let found =
+            repository.verify_remote(store, &data.snapshot, events).await.doing(format!("verify data {name}"))?;
         checked.push(Checked { name: format!("data/{name}"), digest: data.snapshot, bytes: found.bytes });
     }
     Ok(verified(sealed, checked))
@@ -130,7 +136,8 @@ pub async fn restore(
     to: &Path,
     events: &Events,
 ) -> Result<Restored> {
-    let occupied = to.symlink_metadata().is_ok() && fs::read_dir(to).map_or(true, |mut entries| entries.next().is_some());
+    let occupied =
+        to.symlink_metadata().is_ok() && fs::read_dir(to).map_or(true, |mut entries| entries.next().is_some());
     if occupied {
         return Err(Error::BadInput {
             message: format!("{} exists and is not an empty folder; nothing was written", to.display()),
@@ -149,7 +156,15 @@ pub async fn restore(
         .prefix(".sealift-restore-")
         .tempdir_in(&parent)
         .map_err(Error::file("make a folder in", &parent))?;
-    let mut restoring = Restoring { store, sealed: &sealed, root: building.path(), events, sums: BTreeMap::new(), bytes: 0, entry: Vec::new() };
+    let mut restoring = Restoring {
+        store,
+        sealed: &sealed,
+        root: building.path(),
+        events,
+        sums: BTreeMap::new(),
+        bytes: 0,
+        entry: Vec::new(),
+    };
     restoring.all().await?;
     let (files, bytes) = (restoring.sums.len() as u64, restoring.bytes);
     let runnable = building.path().join("run.sh").is_file();
@@ -215,7 +230,9 @@ impl Restoring<'_> {
     async fn blob(&mut self, path: &str, digest: &Digest, what: &str) -> Result<()> {
         let full = self.root.join(path);
         if Path::new(path).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
-            return Err(Error::Integrity { message: format!("{path:?} of {} would leave the folder", self.sealed.manifest.release) });
+            return Err(Error::Integrity {
+                message: format!("{path:?} of {} would leave the folder", self.sealed.manifest.release),
+            });
         }
         let parent = full.parent().unwrap_or(self.root);
         fs::create_dir_all(parent).map_err(Error::file("make the folder", parent))?;
@@ -253,14 +270,17 @@ impl Restoring<'_> {
             let name = format!("image-{}.tar", platform.replace('/', "-"));
             let path = self.root.join(&name);
             let rootfs = (*platform == crate::platform()).then(|| self.root.join("rootfs"));
-            let reference = format!("{}:{}", self.sealed.manifest.release.component, self.sealed.manifest.release.version);
+            let reference =
+                format!("{}:{}", self.sealed.manifest.release.component, self.sealed.manifest.release.version);
             let made = blocking(move || -> Result<(Digest, Vec<String>)> {
                 let file = fs::File::create(&path).map_err(Error::file("create", &path))?;
-                image::docker_archive(&layout, Some(&reference), std::io::BufWriter::new(file)).doing("write the image's archive")?;
+                image::docker_archive(&layout, Some(&reference), std::io::BufWriter::new(file))
+                    .doing("write the image's archive")?;
                 let mut entry = Vec::new();
                 if let Some(rootfs) = rootfs {
                     fs::create_dir_all(&rootfs).map_err(Error::file("make the folder", &rootfs))?;
-                    let unpacked = image::unpack(&layout, &rootfs, &image::Limits::default()).doing("unpack the image")?;
+                    let unpacked =
+                        image::unpack(&layout, &rootfs, &image::Limits::default()).doing("unpack the image")?;
                     entry = [unpacked.entrypoint, unpacked.cmd].concat();
                 }
                 Ok((digest_of(&path)?, entry))
@@ -292,7 +312,10 @@ impl Restoring<'_> {
             let _ = writeln!(script, "export {name}={}", self.value(run, value));
         }
         for (name, reference) in &run.secrets {
-            let _ = writeln!(script, ": \"${{{name}:?set {name}: its value is a secret ({reference}) and is not sealed}}\"");
+            let _ = writeln!(
+                script,
+                ": \"${{{name}:?set {name}: its value is a secret ({reference}) and is not sealed}}\""
+            );
         }
         let _ = writeln!(script, "exec {command} \"$@\"");
         let path = self.root.join("run.sh");

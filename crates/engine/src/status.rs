@@ -117,7 +117,11 @@ pub struct ComponentStatus {
 }
 
 /// How one environment stands: three small reads of the store, and one look at the target for each component.
-pub async fn environment(world: &World, settings: &domain::config::Environment, project: &Name) -> Result<EnvironmentStatus> {
+pub async fn environment(
+    world: &World,
+    settings: &domain::config::Environment,
+    project: &Name,
+) -> Result<EnvironmentStatus> {
     let name = &settings.name;
     let log = world.log(name);
     let (current, head, lease) = tokio::try_join!(releases::current(&world.store, name), log.head(), async {

@@ -1,6 +1,8 @@
 //! Rollouts over in-memory adapters: every operation of store and target fails once, also during `resume`, and the end
 //! state must be that of a run without the fault.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use cluster::testing::{Fault, FaultyTarget};
@@ -17,8 +19,11 @@ use std::sync::{
 use store::testing::Mode;
 
 /// What is done in a scene: the verb, and the release that it is done with.
-const STORIES: [(&str, Verb, &str); 3] =
-    [("first deploy", Verb::Deploy, "wine@1.0.0"), ("deploy", Verb::Deploy, "wine@1.1.0"), ("rollback", Verb::Rollback, "wine@1.0.0")];
+const STORIES: [(&str, Verb, &str); 3] = [
+    ("first deploy", Verb::Deploy, "wine@1.0.0"),
+    ("deploy", Verb::Deploy, "wine@1.1.0"),
+    ("rollback", Verb::Rollback, "wine@1.0.0"),
+];
 
 /// A scene in which the story's verb is the next thing to do.
 async fn scene(story: &str) -> Scene {
@@ -60,7 +65,11 @@ async fn a_release_that_is_unhealthy_or_does_not_start_is_taken_back() {
     for refuse in [false, true] {
         let scene = scene("deploy").await;
         let bad = scene.digest("wine@1.1.0");
-        if refuse { scene.target.refuse_start(bad) } else { scene.target.set_unhealthy(bad) }
+        if refuse {
+            scene.target.refuse_start(bad)
+        } else {
+            scene.target.set_unhealthy(bad)
+        }
         let error = scene.roll(Verb::Deploy, "wine@1.1.0").await.unwrap_err();
         assert!(matches!(&error, Error::WentBack { class: None, .. }), "{error:?}");
         assert_eq!(scene.serving(), Some("wine@1.0.0".to_owned()));
@@ -114,14 +123,13 @@ async fn abort_brings_the_previous_release_back() {
 }
 
 /// Runs a story with its k-th store operation failing, for every k until a run is clean; with `second`, the resume fails too.
-async fn store_campaign(story: &str, verb: Verb, release: &str, mode: Mode, second: bool) -> u64 {
+async fn store_campaign(story: &str, verb: Verb, release: &str, mode: Mode, second: bool) -> usize {
     let expected = {
         let scene = scene(story).await;
         scene.roll(verb, release).await.unwrap();
         end_state(&scene).await
     };
-    let mut tried = 0;
-    for k in 1.. {
+    for (tried, k) in (1..).enumerate() {
         let scene = scene(story).await;
         let plan = scene.plan(verb, release).await.unwrap();
         scene.faults.arm(k, mode);
@@ -150,7 +158,6 @@ async fn store_campaign(story: &str, verb: Verb, release: &str, mode: Mode, seco
         if clean {
             return tried;
         }
-        tried += 1;
     }
     unreachable!("the loop ends when a run is clean")
 }
@@ -218,7 +225,8 @@ async fn every_target_operation_may_fail_once_and_again_in_resume() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_at_once_one_wins() {
     let scene = scene("deploy").await;
-    let (one, two) = (scene.plan(Verb::Deploy, "wine@1.1.0").await.unwrap(), scene.plan(Verb::Deploy, "wine@1.2.0").await.unwrap());
+    let (one, two) =
+        (scene.plan(Verb::Deploy, "wine@1.1.0").await.unwrap(), scene.plan(Verb::Deploy, "wine@1.2.0").await.unwrap());
     let (a, b) = (scene.impatient(), scene.impatient());
     let (first, second) = tokio::join!(execute(&a, &one), execute(&b, &two));
     let (won, lost) = match (first, second) {

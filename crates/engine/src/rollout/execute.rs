@@ -166,7 +166,15 @@ async fn release(world: &World, lease: Lease, result: &Result<Finished>) {
 
 async fn open(world: &World, plan: &Plan, lease: &Lease) -> Result<Journal> {
     let log = world.log(&plan.environment);
-    Journal::open(log, world.signing_key()?.clone(), world.actor.clone(), plan.op.clone(), lease.epoch, world.clock.clone()).await
+    Journal::open(
+        log,
+        world.signing_key()?.clone(),
+        world.actor.clone(),
+        plan.op.clone(),
+        lease.epoch,
+        world.clock.clone(),
+    )
+    .await
 }
 
 fn begun(plan: &Plan, digest: Digest) -> BTreeMap<String, Value> {
@@ -327,7 +335,12 @@ impl Run<'_> {
     }
 
     /// One entry about this rollout.
-    async fn write(&mut self, action: &str, mut subject: BTreeMap<String, Value>, artifacts: Vec<Subject>) -> Result<()> {
+    async fn write(
+        &mut self,
+        action: &str,
+        mut subject: BTreeMap<String, Value>,
+        artifacts: Vec<Subject>,
+    ) -> Result<()> {
         subject.insert("rollout".to_owned(), json!(self.plan.op));
         crash_point();
         self.journal.append(action, subject, &self.plan.reason, artifacts).await?;

@@ -95,7 +95,10 @@ pub async fn plan(workspace: &Workspace, world: &World, request: RolloutRequest)
         (None, Verb::Rollback) => {
             let back = way_back(&history, &request.component, running.map(|running| &running.digest));
             let back = back.ok_or_else(|| Error::NotFound {
-                message: format!("there is no earlier release of {} in {} to go back to", request.component, request.environment),
+                message: format!(
+                    "there is no earlier release of {} in {} to go back to",
+                    request.component, request.environment
+                ),
                 next: Some(format!("sealift history {}", request.environment)),
             })?;
             releases::read(&world.store, &world.trusted, &back.release).await?
@@ -118,7 +121,10 @@ pub async fn plan(workspace: &Workspace, world: &World, request: RolloutRequest)
     }
     if request.verb == Verb::Rollback && !history.iter().any(|rollout| rollout.digest == sealed.digest) {
         return Err(Error::NotPermitted {
-            message: format!("{} has never served {}; a rollback goes to a release that has", sealed.manifest.release, request.environment),
+            message: format!(
+                "{} has never served {}; a rollback goes to a release that has",
+                sealed.manifest.release, request.environment
+            ),
             next: Some(format!("sealift history {}", request.environment)),
         });
     }

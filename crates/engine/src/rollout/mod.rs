@@ -107,7 +107,8 @@ impl Probes for HttpProbes {
             Ok(_) => Ok(()),
             Err(unhealthy) => {
                 let tail = target.logs(place, 5).await.unwrap_or_default();
-                let last = if tail.is_empty() { String::new() } else { format!("; its last lines: {}", tail.join(" | ")) };
+                let last =
+                    if tail.is_empty() { String::new() } else { format!("; its last lines: {}", tail.join(" | ")) };
                 Err(format!("{unhealthy}{last}"))
             }
         }

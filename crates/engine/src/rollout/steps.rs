@@ -81,7 +81,8 @@ impl World {
             // The slot that does not serve is ours to fill; what runs in it is a leftover.
             self.target.stop(place, side.workload.stop_timeout).await.doing(format!("stop what is left in {place}"))?;
         }
-        let staged = artifacts::stage(&self.store, &self.cache, &side.workload, self.target.image_form(), &self.events).await?;
+        let staged =
+            artifacts::stage(&self.store, &self.cache, &side.workload, self.target.image_form(), &self.events).await?;
         self.target
             .prepare(&side.workload, epoch, staged.image(), &staged.mounts)
             .await
@@ -102,7 +103,9 @@ impl World {
     async fn start(&self, plan: &Plan, which: Which, epoch: u64) -> Result<Outcome> {
         let side = side(plan, which)?;
         match self.slot(&side.workload.place, epoch).await? {
-            SlotState::Running { release_digest, .. } if release_digest == side.digest => return Ok(Outcome::AlreadyDone),
+            SlotState::Running { release_digest, .. } if release_digest == side.digest => {
+                return Ok(Outcome::AlreadyDone);
+            }
             SlotState::Stopped { release_digest, .. } if release_digest == side.digest => {}
             // The slot was lost (a removed container, a cleared folder): it is filled again.
             _ => {
@@ -128,21 +131,22 @@ impl World {
             };
             let slot = side.workload.place.slot;
             let serves = current.components.get(&plan.component);
-            if serves.is_some_and(|running| running.digest == side.digest && running.slot == slot) && current.epoch == epoch
+            if serves.is_some_and(|running| running.digest == side.digest && running.slot == slot)
+                && current.epoch == epoch
             {
                 return Ok(Outcome::AlreadyDone);
             }
-            let running =
-                Running { release: side.release.clone(), digest: side.digest, slot, since: self.clock.now() };
-            let next = current.with(&plan.component, Some(running), epoch, &plan.op).map_err(|overtaken| Error::Failed {
-                doing: doing(),
-                cause: store::Error::Fenced {
-                    environment: plan.environment.to_string(),
-                    ours: overtaken.ours,
-                    newest: overtaken.newest,
-                }
-                .into(),
-            })?;
+            let running = Running { release: side.release.clone(), digest: side.digest, slot, since: self.clock.now() };
+            let next =
+                current.with(&plan.component, Some(running), epoch, &plan.op).map_err(|overtaken| Error::Failed {
+                    doing: doing(),
+                    cause: store::Error::Fenced {
+                        environment: plan.environment.to_string(),
+                        ours: overtaken.ours,
+                        newest: overtaken.newest,
+                    }
+                    .into(),
+                })?;
             let bytes = serde_json::to_vec_pretty(&next).unwrap_or_default();
             let expected = stored.as_ref().map(|stored| stored.etag.as_str());
             if let Swap::Swapped(_) = self.store.swap(&key, expected, bytes.into()).await.doing(doing())? {
@@ -187,8 +191,9 @@ impl World {
     pub(super) async fn hold(&self, plan: &Plan, epoch: u64) -> String {
         let Some(old) = &plan.from else { return "nothing served before".to_owned() };
         let switched = match self.store.read(&current_key(plan)).await {
-            Ok(Some(stored)) => parse_current(&current_key(plan), &stored.bytes)
-                .is_ok_and(|current| current.components.get(&plan.component).is_some_and(|r| r.digest == plan.to.digest)),
+            Ok(Some(stored)) => parse_current(&current_key(plan), &stored.bytes).is_ok_and(|current| {
+                current.components.get(&plan.component).is_some_and(|r| r.digest == plan.to.digest)
+            }),
             Ok(None) => false,
             Err(_) => return format!("whether {} serves is not known, the store does not answer", old.release),
         };
@@ -218,7 +223,8 @@ fn parse_current(key: &str, bytes: &[u8]) -> Result<Current> {
 }
 
 fn side(plan: &Plan, which: Which) -> Result<&Side> {
-    plan.side(which).ok_or_else(|| Error::Integrity { message: format!("the plan {} has no old release", plan.digest()) })
+    plan.side(which)
+        .ok_or_else(|| Error::Integrity { message: format!("the plan {} has no old release", plan.digest()) })
 }
 
 fn unfit(side: &Side, why: String) -> Error {

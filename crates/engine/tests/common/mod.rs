@@ -12,8 +12,7 @@ use domain::{
     workload::{Place, SlotState},
 };
 use engine::{
-    Host, Result, Workspace,
-    releases,
+    Host, Result, Workspace, releases,
     rollout::{self, Finished, Probes, RolloutRequest, World, execute},
     workspace::Clock,
 };
