@@ -1,2 +1,7 @@
-//! stub
-fn main() {}
+//! The `sealift` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sealift::main_with(std::env::args_os())
+}
