@@ -20,6 +20,9 @@
 //! [`Policy::unenforced`]: a seccomp filter, a process limit (the system counts per user, not per program), and, where we are an
 //! ordinary user ourselves, a read-only root.
 //!
+//! **Root's folders.** Root's own folders are often closed to uid 1000 (`/root` is). A new `root` in such a place becomes a symlink
+//! to a folder under `/var/lib/sealift/run`, named by the digest of its path; one that is in use already stays, and is refused.
+//!
 //! Failure cases: port in use (the holder is named), a program that cannot be executed, a secret that cannot be read, files
 //! that uid 1000 cannot reach, a disk that is full. The exit status of a program is known only if whoever started it still
 //! lived when it ended.
@@ -45,19 +48,27 @@ use slot::SlotDir;
 /// The user that workloads run as when we are root.
 pub const WORKLOAD_UID: u32 = 1000;
 
+/// Where slots go when we are root and workloads cannot enter the folder that was named.
+const REFUGE: &str = "/var/lib/sealift/run";
+
 /// Runs workloads as processes of this host.
 #[derive(Debug, Clone)]
 pub struct Process {
     root: PathBuf,
+    refuge: PathBuf,
     host: String,
 }
 
 impl Process {
     /// Keeps its slots under `root`, which is made when needed. `host` is the address for people; a workload is published
-    /// on its own. When run as root, every folder above `root` must be searchable for uid 1000, see
-    /// [`blocked_for_workloads`].
+    /// on its own.
     pub fn new(root: PathBuf, host: String) -> Self {
-        Self { root, host }
+        Self { root, refuge: REFUGE.into(), host }
+    }
+
+    /// Uses another folder than `/var/lib/sealift/run` where `root` is closed to workloads.
+    pub fn with_refuge(self, refuge: PathBuf) -> Self {
+        Self { refuge, ..self }
     }
 
     async fn at<T: Send + 'static>(
@@ -117,6 +128,7 @@ impl Target for Process {
             }
         };
         let (workload, mounts) = (workload.clone(), mounts.to_vec());
+        tree::settle(&self.root, &self.refuge)?;
         self.at(workload.place.clone(), move |slot| slot.prepare(workload, epoch, image, &mounts)).await
     }
 

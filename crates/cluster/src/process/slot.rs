@@ -133,6 +133,7 @@ impl SlotDir {
             }
             return Err(Error::Occupied { place: self.place.to_string(), release: found.short() });
         }
+        self.check_reachable(&workload)?;
         values::secrets(&workload)?; // read and forgotten: a missing one is found now
         let fresh = self.dir.with_file_name(format!(".{}.new", self.place.slot));
         tree::remove(&fresh)?;
@@ -151,6 +152,16 @@ impl SlotDir {
         fs::rename(&fresh, &self.dir).map_err(Error::file("move", &fresh))?;
         self.dir.parent().map_or(Ok(()), tree::sync)?;
         tree::remove(&stale)
+    }
+
+    /// The user that the workload will run as can get to its slot.
+    fn check_reachable(&self, workload: &Workload) -> Result<()> {
+        let Some(folder) = user(workload).and_then(|user| tree::blocked_for(user, &self.dir)) else { return Ok(()) };
+        let why = format!(
+            "uid {WORKLOAD_UID}, which it runs as, cannot enter {}; keep the environment's root elsewhere",
+            folder.display()
+        );
+        Err(Error::refused(&self.place, why))
     }
 
     fn fill(
@@ -219,14 +230,8 @@ impl SlotDir {
     }
 
     fn launch(&self, workload: &Workload, record: &Record) -> Result<Launch> {
+        self.check_reachable(workload)?;
         let user = user(workload);
-        if let Some(folder) = user.and_then(|user| tree::blocked_for(user, &self.dir)) {
-            let why = format!(
-                "uid {WORKLOAD_UID}, which it runs as, cannot enter {}; keep the environment's root elsewhere",
-                folder.display()
-            );
-            return Err(Error::refused(&self.place, why));
-        }
         let places = self.mount_places(workload);
         let program = program::find(workload, record.entry.as_ref(), &self.dir.join("rootfs"), &places)?;
         let temporary = self.dir.join("tmp");

@@ -1,6 +1,7 @@
 //! Copying trees and files so that they survive a crash, and who can reach them.
 
 use crate::{Error, Result};
+use domain::Digest;
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::Write,
@@ -94,6 +95,26 @@ pub(super) fn remove(path: &Path) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// Gives slots a home that workloads can enter: a `root` that is closed to them and not used yet becomes a symlink to a folder
+/// in `refuge`. From then on the symlink is followed, whatever becomes of the folder above it.
+pub(super) fn settle(root: &Path, refuge: &Path) -> Result<()> {
+    if super::blocked_for_workloads(root).is_none() || fs::symlink_metadata(root).is_ok_and(|data| data.is_symlink()) {
+        return Ok(());
+    }
+    // Fails if slots are in it; then they stay, and their start says what is in the way.
+    match fs::remove_dir(root) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Ok(()),
+        _ => {}
+    }
+    let root = std::path::absolute(root).map_err(Error::file("resolve", root))?;
+    let home = refuge.join(Digest::of(root.as_os_str().as_encoded_bytes()).short());
+    make_dirs(&home)?;
+    if let Some(parent) = root.parent() {
+        fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
+    }
+    std::os::unix::fs::symlink(&home, &root).map_err(Error::file("create", root))
 }
 
 /// The first existing folder on the way to `path`, itself included, that a user cannot pass through.

@@ -183,6 +183,18 @@ async fn a_user_of_the_image_is_kept_unless_it_is_root() {
     bench.target.remove(&place).await.unwrap();
 }
 
+/// How it ended, asked until it is seen: it is restarted at growing intervals.
+async fn until_ended(target: &Docker, workload: &Workload) -> String {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(how) = target.alive(&workload.place).await.unwrap() {
+            return how;
+        }
+        assert!(std::time::Instant::now() < deadline, "its end was never seen");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_program_that_ends_at_once_is_refused_with_its_log() {
     let Some(bench) = Bench::new("ending") else { return };
@@ -193,10 +205,7 @@ async fn a_program_that_ends_at_once_is_refused_with_its_log() {
     let words = match bench.target.start(&workload, 1).await {
         Err(error @ Error::Refused { .. }) => error.to_string(),
         Err(error) => panic!("{error}"),
-        Ok(()) => {
-            wait_for("the end", async || bench.target.alive(&workload.place).await.unwrap().is_some()).await;
-            bench.target.alive(&workload.place).await.unwrap().unwrap_or_default()
-        }
+        Ok(()) => until_ended(&bench.target, &workload).await,
     };
     assert!(words.contains("code 7") && words.contains("told to exit with 7"), "{words}");
     workload.env.remove("EXIT_WITH");

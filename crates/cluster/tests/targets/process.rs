@@ -263,6 +263,29 @@ async fn a_folder_that_workloads_cannot_enter_is_named() {
 }
 
 #[tokio::test]
+async fn root_in_a_closed_folder_keeps_slots_where_workloads_can_be() {
+    if !rustix::process::geteuid().is_root() {
+        return; // an ordinary user's workloads run as that user
+    }
+    let mut bench = Bench::new();
+    let closed = bench.dir.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let refuge = bench.dir.path().join("refuge");
+    bench.target = Process::new(closed.join("deep/run"), "127.0.0.1".into()).with_refuge(refuge.clone());
+    let workload = workload("wine", Slot::Blue, "one", free_port());
+    bench.up(&workload).await;
+    bench.prepare(&workload).await.unwrap();
+    assert!(
+        closed.join("deep/run").is_symlink() && closed.join("deep/run").canonicalize().unwrap().starts_with(&refuge)
+    );
+    let elsewhere = Process::new(closed.join("deep/run"), "127.0.0.1".into());
+    assert_eq!(elsewhere.alive(&workload.place).await.unwrap(), None, "it is found by whoever knows the root only");
+    bench.target.remove(&workload.place).await.unwrap();
+    assert_eq!(bench.state(&workload).await, SlotState::Empty);
+}
+
+#[tokio::test]
 async fn a_program_without_an_image_may_be_a_mounted_file() {
     let bench = Bench::new();
     let mut workload = workload("wine", Slot::Blue, "one", free_port());

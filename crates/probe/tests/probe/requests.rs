@@ -5,7 +5,7 @@ use domain::{
     workload::HealthCheck,
 };
 use jiff::Timestamp;
-use probe::{Unhealthy, load, request, smoke, wait_healthy};
+use probe::{Unhealthy, load, request, server_time, smoke, wait_healthy};
 use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -165,4 +165,13 @@ async fn a_load_without_answers_is_missing_evidence() {
     assert!(matches!(report.measurement(Statistic::P99, Timestamp::UNIX_EPOCH), Measurement::Missing { .. }));
     let none = load("http://127.0.0.1:1", &get("/ok"), 0, 2, &Events::nowhere()).await;
     assert!(matches!(none.measurement(Statistic::ErrorRate, Timestamp::UNIX_EPOCH), Measurement::Missing { .. }));
+}
+
+#[tokio::test]
+async fn a_servers_clock_is_read() {
+    let server = Server::start().await;
+    let theirs = server_time(&server.url).await.unwrap();
+    assert!(theirs.duration_until(Timestamp::now()).abs() < jiff::SignedDuration::from_mins(1));
+    let error = server_time("http://127.0.0.1:1").await.unwrap_err();
+    assert!(error.contains("refused"), "{error}");
 }
