@@ -31,6 +31,12 @@ pub(crate) struct Guard {
     _data: Option<File>,
 }
 
+/// A private copy of a layout, and its packs.
+pub(crate) struct OwnLayout {
+    pub(crate) file: NamedTempFile,
+    pub(crate) packs: Vec<PackInfo>,
+}
+
 impl Cache {
     pub(crate) fn new(dir: PathBuf) -> Self {
         Self { dir }
@@ -176,6 +182,18 @@ impl Cache {
     /// The packs of a snapshot whose manifest and layout are both here.
     pub(crate) fn packs_of(&self, digest: &Digest) -> Result<Option<Vec<PackInfo>>> {
         Ok(self.open_layout(digest)?.map(|layout| layout.packs().to_vec()))
+    }
+
+    /// A copy of a layout that no other command replaces while it is being pushed: what is sent must name the packs that
+    /// were sent.
+    pub(crate) fn copy_layout(&self, digest: &Digest) -> Result<Option<OwnLayout>> {
+        if self.open_layout(digest)?.is_none() {
+            return Ok(None);
+        }
+        let (from, file) = (self.layout(digest), self.temp()?);
+        std::fs::copy(&from, file.path()).map_err(at("copy", from))?;
+        let packs = LayoutReader::open(file.path(), digest)?.packs().to_vec();
+        Ok(Some(OwnLayout { file, packs }))
     }
 
     /// Whether a pack is here with its size. Its bytes are verified when they are read or sent.

@@ -19,10 +19,11 @@
 //!
 //! # Formats (version 1 of each)
 //!
-//! **Pointer**, `<data>.snapshot.toml` beside the data: a comment, then `v = 1`, `digest = "sha256:…"`, `bytes`, `files`, `path`
-//! (relative to the pointer's folder).
+//! **Pointer**, `<data>.snapshot.toml` beside the data: a comment, then `v = 1`, `digest = "sha256:…"`, `bytes`, `files`,
+//! `path` (relative to the pointer's folder).
 //!
-//! **Manifest**, object `snapshots/<2>/<64>`, whose key is the SHA-256 of its bytes. ASCII lines ending in `\n`, columns separated by one space:
+//! **Manifest**, object `snapshots/<2>/<64>`, whose key is the SHA-256 of its bytes. ASCII lines ending in `\n`, columns
+//! separated by one space:
 //!
 //! ```text
 //! sealift-snapshot 1 tree          or `file`: one file, its own name as path
@@ -32,22 +33,26 @@
 //! end ENTRIES FILES BYTES
 //! ```
 //!
-//! Entries are in byte order of the raw path. In PATH and TARGET, `%` and every byte outside `!`…`~` is `%XX` (upper case), and
-//! nothing else is. Refused: absolute and empty paths, components `.` and `..`, NUL, more than 4095 bytes, duplicates, wrong order, an entry
-//! below an entry, numbers not in shortest form, totals that disagree, anything after the end. So one tree has one manifest.
+//! Entries are in byte order of the raw path. In PATH and TARGET, `%` and every byte outside `!`…`~` is `%XX` (upper
+//! case), and nothing else is. Refused: absolute and empty paths, components `.` and `..`, NUL, more than 4095 bytes,
+//! duplicates, wrong order, an entry below an entry, numbers not in shortest form, totals that disagree, anything after
+//! the end, more than 512 MiB. So one tree has one manifest.
 //!
-//! **Layout**, object `layouts/<2>/<64 digits of the snapshot>`: `SLLAYOUT`, version (u32), SHA-256 of all that follows, the snapshot's digest, one
-//! zstd frame. In the frame: number of packs (u32), each 32 bytes of digest and size (u64); then for every file of the manifest that is not empty, in its order:
-//! number of chunks *n*, and *n* times: if *n* > 1 the chunk's digest and length; number of its pack; offset; stored length. A zero byte ends it. Fixed
-//! integers are little-endian, the others LEB128. A single chunk has the digest and size of its file.
+//! **Layout**, object `layouts/<2>/<64 digits of the snapshot>`: `SLLAYOUT`, version (u32), SHA-256 of all that follows, the
+//! snapshot's digest, one zstd frame. In the frame: number of packs (u32), each 32 bytes of digest and size (u64); then for
+//! every file of the manifest that is not empty, in its order: number of chunks *n*, and *n* times: if *n* > 1 the chunk's
+//! digest and length; number of its pack; offset; stored length. A zero byte ends it. Fixed integers are little-endian, the
+//! others LEB128. A single chunk has the digest and size of its file.
 //!
-//! **Pack**, object `packs/<2>/<64>`, at most 16 MiB: payloads one after another; the index, 48 bytes a chunk (digest, offset u64, length u32, stored u32); the footer,
-//! 56 bytes: SHA-256 of the index, its offset (u64), number of chunks (u32), version (u32), `SLPACK\r\n`. A payload shorter than its chunk is one zstd
-//! frame, otherwise it is the chunk. So packs describe themselves, and layouts can be made again from manifests and packs.
+//! **Pack**, object `packs/<2>/<64>`, at most 16 MiB: payloads one after another; the index, 48 bytes a chunk (digest, offset
+//! u64, length u32, stored u32); the footer, 56 bytes: SHA-256 of the index, its offset (u64), number of chunks (u32),
+//! version (u32), `SLPACK\r\n`. A payload shorter than its chunk is one zstd frame, otherwise it is the chunk. So what is in
+//! a pack is known without any layout.
 //!
 //! **Chunks**: a file of at most 256 KiB is one; larger ones are cut by FastCDC v2020 (64 KiB, 256 KiB, 1 MiB; level 1).
 //!
-//! **Cache**: `packs/`, `layouts/`, `snapshots/` as in the store; `stat/` (an index of each data path), `quarantine/`, `tmp/`, lock files.
+//! **Cache**: `packs/`, `layouts/`, `snapshots/` as in the store; `stat/` (an index of each data path), `quarantine/`, `tmp/`,
+//! and lock files.
 
 mod cache;
 mod checkout;

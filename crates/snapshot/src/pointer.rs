@@ -22,7 +22,7 @@ pub struct Pointer {
     pub files: u64,
     /// The data, relative to the folder of the pointer.
     pub path: PathBuf,
-    /// Where the pointer file is; not part of its text.
+    /// Where the pointer file is, absolute or relative to the repository's root; not part of its text.
     pub at: PathBuf,
 }
 

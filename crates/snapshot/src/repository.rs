@@ -1,11 +1,10 @@
 //! The verbs: a repository's data paths, its cache, and a store.
 
 use crate::{
-    cache::{Cache, Guard, layout_key, manifest_key},
+    cache::{Cache, Guard, OwnLayout, layout_key, manifest_key},
     checkout,
     error::{Error, Result, at},
     ingest,
-    layout::PackInfo,
     manifest::{self, Manifest, Shape},
     pointer::{Pointer, write_text},
     remote::{self, Survey, blocking, failed},
@@ -119,6 +118,11 @@ impl Repository {
         Self { root, cache: Cache::new(cache) }
     }
 
+    /// Reads a pointer file; its path is absolute or relative to the root.
+    pub fn pointer(&self, path: &Path) -> Result<Pointer> {
+        Pointer::read(&self.under_root(path))
+    }
+
     /// Takes the data at `path` (relative to the root) into the cache, writes its pointer beside it, and keeps the data
     /// out of git. Unchanged files are not read again.
     pub fn add(&self, path: &Path, events: &Events) -> Result<Added> {
@@ -146,7 +150,7 @@ impl Repository {
 
     /// Compares the data of a pointer file with its snapshot.
     pub fn status(&self, pointer: &Path, events: &Events) -> Result<Status> {
-        let pointer = Pointer::read(&self.under_root(pointer))?;
+        let pointer = self.pointer(pointer)?;
         let data = self.data(&pointer.data())?;
         let _guard = self.cache.enter(None)?;
         let packs = self.cache.packs_of(&pointer.digest)?;
@@ -175,11 +179,11 @@ impl Repository {
         let mut rebuilt = false;
         loop {
             let (cache, opened) = (self.cache.clone(), digest);
-            let packs =
-                blocking("open a snapshot", move || Ok(cache.open_manifest(&opened)?.and(cache.packs_of(&opened)?)))
+            let own =
+                blocking("open a snapshot", move || Ok(cache.open_manifest(&opened)?.and(cache.copy_layout(&opened)?)))
                     .await?;
-            if let Some(packs) = packs {
-                match self.push_packs(store, &digest, &packs, events).await {
+            if let Some(own) = own {
+                match self.push_packs(store, &digest, &own, events).await {
                     Err(Error::CachedPack { .. } | Error::NotCached { .. }) if !rebuilt => {}
                     other => return other,
                 }
@@ -191,9 +195,10 @@ impl Repository {
         }
     }
 
-    async fn push_packs(&self, store: &Store, digest: &Digest, packs: &[PackInfo], events: &Events) -> Result<Pushed> {
+    async fn push_packs(&self, store: &Store, digest: &Digest, own: &OwnLayout, events: &Events) -> Result<Pushed> {
+        let packs = &own.packs;
         let length = |path: PathBuf| std::fs::metadata(&path).map(|meta| meta.len()).map_err(at("read", path));
-        let (manifest, layout) = (length(self.cache.manifest(digest))?, length(self.cache.layout(digest))?);
+        let (manifest, layout) = (length(self.cache.manifest(digest))?, length(own.file.path().to_owned())?);
         let survey = Survey::take(store, digest, packs).await.map_err(failed("push", digest))?;
         let missing = survey.missing(packs);
         let already = Pushed { uploaded_packs: 0, uploaded_bytes: 0, already: true };
@@ -215,7 +220,7 @@ impl Repository {
         let uploaded_bytes = missing.iter().map(|pack| pack.size).sum::<u64>() + layout + manifest;
         let task = events.task(format!("push snapshot {}", digest.short()), Some(uploaded_bytes), Unit::Bytes);
         remote::send_packs(store, &self.cache, digest, &missing, &task).await?;
-        remote::send_small(store, &layout_key(digest), self.cache.layout(digest), digest, &task).await?;
+        remote::send_small(store, &layout_key(digest), own.file.path().to_owned(), digest, &task).await?;
         remote::send_small(store, &manifest_key(digest), self.cache.manifest(digest), digest, &task).await?;
         task.finish(format!("{} packs, {uploaded_bytes} bytes", missing.len()));
         Ok(Pushed { uploaded_packs: missing.len() as u64, uploaded_bytes, already: false })
@@ -407,8 +412,9 @@ impl Repository {
             return Err(outside());
         }
         let full = self.root.join(&relative);
-        let cache = self.root.join(self.cache.dir());
-        if relative.as_os_str().is_empty() || cache.starts_with(&full) || full.starts_with(&cache) {
+        let plain = |path: &Path| std::path::absolute(path).map_err(at("resolve", path));
+        let (cache, there) = (plain(&self.root.join(self.cache.dir()))?, plain(&full)?);
+        if relative.as_os_str().is_empty() || cache.starts_with(&there) || there.starts_with(&cache) {
             return Err(Error::Path { path: full, why: "contains the cache or lies in it" });
         }
         Ok(Data { name: Cache::data_name(&relative), full, relative })
