@@ -94,6 +94,33 @@ impl Log {
         Ok(head)
     }
 
+    /// The newest entries as far back as `wanted` says yes, oldest first, each verified and linked to the one after it. It
+    /// reads only those, however long the ledger is; what lies before them is not looked at.
+    pub async fn newest(&self, mut wanted: impl FnMut(&Entry) -> bool) -> Result<Vec<Record>> {
+        let Some(head) = self.head().await? else { return Ok(Vec::new()) };
+        let mut records = Vec::new();
+        let mut next = Some((head.seq, head.digest));
+        while let Some((seq, digest)) = next {
+            let key = chain::entry_key(&self.environment, seq);
+            let stored = self.store.read(&key).await.doing(format!("read {key}"))?;
+            let broken = |what: &str| Error::Integrity {
+                message: format!("entry {seq} of the ledger of {} {what}", self.environment),
+            };
+            let stored = stored.ok_or_else(|| broken("is missing"))?;
+            if Digest::of(&stored.bytes) != digest {
+                return Err(broken("is not the one that the entry after it names"));
+            }
+            let (entry, _) = chain::read_entry(&stored.bytes, &self.trusted).doing(format!("verify {key}"))?;
+            next = entry.prev.map(|prev| (seq - 1, prev)).filter(|(seq, _)| *seq > 0);
+            if !wanted(&entry) {
+                break;
+            }
+            records.push(Record { entry, digest });
+        }
+        records.reverse();
+        Ok(records)
+    }
+
     /// Every entry, verified as a chain.
     pub async fn records(&self) -> Result<Vec<Record>> {
         Ok(self.walk(Vec::new()).await?.0)

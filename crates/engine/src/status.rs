@@ -82,6 +82,17 @@ fn begun(record: &Record) -> Result<Rollout> {
     })
 }
 
+/// The rollout of an environment that was begun and not ended. It reads the ledger backwards and only as far as it must.
+pub async fn open_rollout(log: &Log) -> Result<Option<Rollout>> {
+    let mut begun = false;
+    let records = log.newest(|entry| {
+        let wanted = !begun && entry.action != action::ENDED;
+        begun |= entry.action == action::BEGUN;
+        wanted
+    });
+    Ok(rollouts(&records.await?)?.into_iter().rev().find(|rollout| rollout.ending.is_none()))
+}
+
 /// One environment, as `sealift status` shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct EnvironmentStatus {

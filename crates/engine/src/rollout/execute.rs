@@ -119,8 +119,7 @@ async fn reopen(world: &World, environment: &Name, give_up: Option<Ending>) -> R
 }
 
 async fn find_open(world: &World, environment: &Name) -> Result<Option<Rollout>> {
-    let records = world.log(environment).records().await?;
-    Ok(status::rollouts(&records)?.into_iter().rev().find(|rollout| rollout.ending.is_none()))
+    status::open_rollout(&world.log(environment)).await
 }
 
 async fn read_plan(world: &World, rollout: &Rollout) -> Result<Plan> {
@@ -132,7 +131,14 @@ async fn read_plan(world: &World, rollout: &Rollout) -> Result<Plan> {
 
 /// Whether it was decided to go back, and as what.
 async fn going_back(world: &World, environment: &Name, plan: &Plan) -> Result<Option<Ending>> {
-    let records = world.log(environment).records().await?;
+    let mut begun = false;
+    let log = world.log(environment);
+    let records = log.newest(|entry| {
+        let wanted = !begun;
+        begun |= entry.action == action::BEGUN;
+        wanted
+    });
+    let records = records.await?;
     let decision = records.iter().rev().find(|record| {
         let entry = &record.entry;
         entry.action == action::FAILED

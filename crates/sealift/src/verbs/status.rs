@@ -30,7 +30,6 @@ async fn standing(shell: &Shell, workspace: &Workspace, environment: &domain::Na
     let settings = workspace.config.environment(environment.as_str())?;
     let world = shell.world(workspace, environment).await?;
     let status = engine::status::environment(&world, settings, &workspace.config.project).await?;
-    let log = world.log(environment);
-    let open = engine::status::history(&log).await?.into_iter().find(|rollout| rollout.ending.is_none());
+    let open = engine::status::open_rollout(&world.log(environment)).await?;
     Ok(Standing::new(status, open))
 }
