@@ -47,6 +47,7 @@ pub(super) fn body(
     user: Option<String>,
     environment: Vec<String>,
     mounts: Vec<Mount>,
+    init: bool,
 ) -> ContainerCreateBody {
     let place = &workload.place;
     let port = format!("{}/tcp", workload.container_port);
@@ -72,7 +73,7 @@ pub(super) fn body(
         entrypoint: command,
         exposed_ports: Some(vec![port.clone()]),
         labels: Some(labels.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
-        host_config: Some(host_config(workload, &port, mounts)),
+        host_config: Some(HostConfig { init: Some(init), ..host_config(workload, &port, mounts) }),
         ..Default::default()
     }
 }
@@ -107,6 +108,15 @@ fn is_root(user: &str) -> bool {
 }
 
 impl Docker {
+    /// Whether the engine has an init program to put before the workload. As the first process of a container a program
+    /// that has no handler for SIGTERM ignores it, and its stop takes until SIGKILL; behind an init it ends at once.
+    pub(super) async fn has_init(&self) -> Result<bool> {
+        let info = self.client().await?.info().await.map_err(self.failed("describe", "itself"))?;
+        // An engine that tried and did not find it says N/A; a version without a commit is an empty one.
+        let commit = info.init_commit.and_then(|commit| commit.id);
+        Ok(info.init_binary.is_some_and(|name| !name.is_empty()) && commit.is_some_and(|id| id != "N/A"))
+    }
+
     /// Which user to ask for: the image's own if it is not root, else uid 1000, else, where relaxed, what the image says.
     pub(super) async fn image_user(&self, workload: &Workload, image: &str) -> Result<Option<String>> {
         if workload.relax.contains(&Relaxation::RunAsRoot) {

@@ -14,7 +14,8 @@
 //!
 //! Mounts are read-only bind mounts of files under `state`, so they need an engine on this host; so does naming who holds a port.
 //! Secrets are environment variables of the container, read when it is created. Restart policy `unless-stopped`: a crashed
-//! container counts as ended while it waits for its restart.
+//! container counts as ended while it waits for its restart. Where the engine has an init program, the workload runs behind it,
+//! so that SIGTERM ends also a program that has no handler for it.
 //!
 //! Failure cases: no engine ([`Error::Unavailable`] with the address tried), an image that is not the release's, a name that
 //! belongs to a container of someone else, a start that the engine refuses (its answer is given, and the last log lines).
@@ -187,7 +188,8 @@ impl Docker {
         let place = &workload.place;
         let image = self.ensure_image(workload, archive).await?;
         let user = self.image_user(workload, &image).await?;
-        let body = container::body(workload, epoch, &image, user, environment, binds);
+        let init = self.has_init().await?;
+        let body = container::body(workload, epoch, &image, user, environment, binds, init);
         let options = CreateContainerOptionsBuilder::new().name(&place.to_string()).build();
         match self.client().await?.create_container(Some(options), body).await {
             Ok(created) => Ok(created.id),
