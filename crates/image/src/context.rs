@@ -1,4 +1,6 @@
 //! The build context: which files, and their deterministic tar stream.
+//!
+//! Sealift's own state (`.sealift` in the context's root: caches, the embedded store) is never part of it: it changes with every build.
 
 use crate::{
     error::{Error, Result},
@@ -21,6 +23,9 @@ use std::{
 /// The time of every file in a context: 2000-01-01. Docker's cache does not look at it, so the same content gives the same
 /// image; zip files, and so Python wheels, cannot hold one before 1980.
 const CONTEXT_TIME: u64 = 946_684_800;
+
+/// Sealift's own folder in a repository.
+pub(crate) const STATE: &[u8] = b".sealift";
 
 /// One path of the context.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,6 +107,9 @@ fn walk(directory: &Path, path: &[u8], ignore: &IgnoreFile, always: &[Vec<u8>], 
         } else {
             [path, b"/", entry.file_name().as_bytes()].concat()
         };
+        if below == STATE {
+            continue;
+        }
         let from = entry.path();
         let kind = entry.file_type().map_err(|e| unreadable(&from, &e))?;
         let wanted = always.contains(&below);
@@ -202,6 +210,7 @@ mod tests {
             ("docs/keep.md", "k"),
             ("docs/drop.md", "d"),
             ("node_modules/x/y", "y"),
+            (".sealift/store/blob", "b"),
         ] {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -209,6 +218,9 @@ mod tests {
         }
         let context = scan(&spec(), root.path()).unwrap();
         assert_eq!(paths(&context), [".dockerignore", "Dockerfile", "docs/keep.md", "src", "src/a.py"]);
+        fs::remove_file(root.path().join(".dockerignore")).unwrap();
+        assert!(!paths(&scan(&spec(), root.path()).unwrap()).iter().any(|path| path.starts_with(".sealift")));
+        fs::write(root.path().join(".dockerignore"), "*").unwrap();
         fs::write(root.path().join("Dockerfile.dockerignore"), "docs\nnode_modules\nsrc\nDockerfile\n*ignore").unwrap();
         let context = scan(&spec(), root.path()).unwrap();
         assert_eq!(paths(&context), [".dockerignore", "Dockerfile"]);

@@ -22,6 +22,8 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io::{self, Write},
     path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::{Duration, SystemTime},
 };
 use tokio::sync::mpsc;
@@ -63,7 +65,8 @@ pub async fn build_docker(
     all_labels.insert(BUILD_LABEL.to_owned(), build.clone());
     let (id, log_tail) = engine.build(spec, all_labels, context, events).await?;
     let built = export::export(&engine, &id, to, events).await?;
-    engine.remove_older(&build, &id, events).await;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    engine.remove_older(&build, &id, now.saturating_sub(KEEP), events).await;
     Ok(Built { log_tail, ..built })
 }
 
@@ -175,7 +178,7 @@ impl Engine {
         };
         drop(stream);
         // What went wrong with the context explains what went wrong with the build, but a build may also end without reading all of it.
-        let sent = joined("send the build context from", sender.await)?;
+        let sent = sender.end().await;
         if let Err(error @ Error::BadInput { .. }) = sent {
             return Err(error);
         }
@@ -183,10 +186,15 @@ impl Engine {
         let log: Vec<String> = progress.log.into();
         match (outcome, progress.id) {
             (Ok(()), Some(id)) => {
-                self.docker
-                    .inspect_image(&id)
-                    .await
-                    .map_err(|error| self.lost(format!("show image {id} that it has just built"), &error))?;
+                let action = || format!("show image {id} that it has just built");
+                let shown = self.docker.inspect_image(&id).await.map_err(|error| self.lost(action(), &error))?;
+                if shown.root_fs.and_then(|files| files.layers).is_none_or(|layers| layers.is_empty()) {
+                    let what = format!(
+                        "{} makes an image without a single file, which a Docker Engine cannot save",
+                        spec.dockerfile
+                    );
+                    return Err(Error::bad_with(what, "copy something into it, or set build.builder to none"));
+                }
                 task.finish(id.clone());
                 Ok((id, log))
             }
@@ -210,8 +218,8 @@ impl Engine {
         }
     }
 
-    /// Removes images of the same build that nothing uses and that are older than [`KEEP`]. That it fails harms nothing.
-    async fn remove_older(&self, build: &str, keep: &str, events: &Events) {
+    /// Removes images of the same build that nothing uses and that were made before a time (since 1970). That it fails harms nothing.
+    async fn remove_older(&self, build: &str, keep: &str, before: Duration, events: &Events) {
         let label = format!("{BUILD_LABEL}={build}");
         let filters =
             HashMap::from([("label".to_owned(), vec![label]), ("dangling".to_owned(), vec!["true".to_owned()])]);
@@ -222,8 +230,7 @@ impl Engine {
                 return events.warn(format!("older images of this build could not be listed: {}", causes(&error)));
             }
         };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let oldest = i64::try_from(now.saturating_sub(KEEP).as_secs()).unwrap_or(0);
+        let oldest = i64::try_from(before.as_secs()).unwrap_or(0);
         for image in images.into_iter().filter(|image| image.id != keep && image.created < oldest) {
             // Without force: an image that a container uses stays.
             match self.docker.remove_image(&image.id, None::<RemoveImageOptions>, None).await {
@@ -300,10 +307,25 @@ impl Write for Channel {
     }
 }
 
-type Sender = tokio::task::JoinHandle<Result<()>>;
+/// The end of the channel that the request reads. It can be taken away, or a thread could wait for ever for an engine that stopped reading.
+type Receiving = Arc<Mutex<Option<mpsc::Receiver<io::Result<Bytes>>>>>;
+
+/// A context that is being sent.
+struct Sending {
+    thread: tokio::task::JoinHandle<Result<()>>,
+    receiver: Receiving,
+}
+
+impl Sending {
+    /// How the sending ended, once the build has.
+    async fn end(self) -> Result<()> {
+        drop(self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take());
+        joined("send the build context from", self.thread.await)?
+    }
+}
 
 /// The context as a request body, and the thread that fills it.
-fn send(context: Context, events: &Events) -> (impl Stream<Item = io::Result<Bytes>> + Send + 'static, Sender) {
+fn send(context: Context, events: &Events) -> (impl Stream<Item = io::Result<Bytes>> + Send + 'static, Sending) {
     let (sender, receiver) = mpsc::channel(16);
     let task = events.task("send the build context", Some(context.bytes).filter(|bytes| *bytes > 0), Unit::Bytes);
     let thread = tokio::task::spawn_blocking(move || {
@@ -316,12 +338,14 @@ fn send(context: Context, events: &Events) -> (impl Stream<Item = io::Result<Byt
         }
         outcome
     });
+    let receiver: Receiving = Arc::new(Mutex::new(Some(receiver)));
+    let shared = receiver.clone();
     let stream =
-        futures::stream::unfold(
-            receiver,
-            |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) },
-        );
-    (stream, thread)
+        futures::stream::poll_fn(move |task| match &mut *shared.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(receiver) => receiver.poll_recv(task),
+            None => Poll::Ready(None),
+        });
+    (stream, Sending { thread, receiver })
 }
 
 fn default_address() -> String {
@@ -350,4 +374,69 @@ pub(crate) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
         next = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(engine: String) -> DockerBuild {
+        DockerBuild {
+            context: ".".to_owned(),
+            dockerfile: "Dockerfile".to_owned(),
+            target: None,
+            args: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            engine: Some(engine),
+        }
+    }
+
+    #[test]
+    fn the_build_label_tells_what_is_built_and_not_which_run() {
+        let labels = |title: &str, version: &str| {
+            BTreeMap::from([
+                ("org.opencontainers.image.title".to_owned(), title.to_owned()),
+                ("org.opencontainers.image.version".to_owned(), version.to_owned()),
+            ])
+        };
+        let spec = spec("unix:///x".to_owned());
+        let identity = build_identity(&spec, &labels("wine", "1.0.0"));
+        assert_eq!(identity, build_identity(&spec, &labels("wine", "1.1.0")));
+        assert_ne!(identity, build_identity(&spec, &labels("beer", "1.0.0")));
+        assert_eq!((identity.len(), &identity[14..15]), (36, "8"));
+    }
+
+    #[tokio::test]
+    async fn older_images_of_the_same_build_are_removed_and_the_newest_stays() {
+        let Some(address) = std::env::var("SEALIFT_TEST_DOCKER").ok().filter(|text| !text.is_empty()) else {
+            assert_ne!(
+                std::env::var("CI").as_deref(),
+                Ok("true"),
+                "SEALIFT_TEST_DOCKER is not set; in CI nothing is left out"
+            );
+            return;
+        };
+        let engine = Engine::connect(Some(&address), 60).await.unwrap();
+        let spec = spec(address);
+        let mut ids = Vec::new();
+        let title = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
+        let labels = BTreeMap::from([("org.opencontainers.image.title".to_owned(), title.trim().to_owned())]);
+        let build = build_identity(&spec, &labels);
+        for content in ["one", "two"] {
+            let root = tempfile::tempdir().unwrap();
+            std::fs::write(root.path().join("Dockerfile"), "FROM scratch\nCOPY f /f\n").unwrap();
+            std::fs::write(root.path().join("f"), format!("{content} {title}")).unwrap();
+            build_docker(&spec, root.path(), &labels, &root.path().join("layout"), &Events::nowhere()).await.unwrap();
+            let filters = HashMap::from([("label".to_owned(), vec![format!("{BUILD_LABEL}={build}")])]);
+            let options = ListImagesOptions { filters: Some(filters), ..ListImagesOptions::default() };
+            let found = engine.docker.list_images(Some(options)).await.unwrap().into_iter().map(|image| image.id);
+            ids.extend(found.filter(|id| !ids.contains(id)).collect::<Vec<_>>());
+        }
+        assert_eq!(ids.len(), 2, "both are young and stay");
+        let far_future = Duration::from_secs(1 << 40);
+        engine.remove_older(&build, &ids[1], far_future, &Events::nowhere()).await;
+        assert!(engine.docker.inspect_image(&ids[0]).await.is_err());
+        engine.docker.inspect_image(&ids[1]).await.unwrap();
+        engine.docker.remove_image(&ids[1], None::<RemoveImageOptions>, None).await.unwrap();
+    }
 }

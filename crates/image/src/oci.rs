@@ -1,6 +1,7 @@
 //! The `oci` builder: files in layers, without a daemon, the same bytes everywhere.
 
 use crate::{
+    context::STATE,
     error::{Error, Result},
     layer::{BUFFER, BlobWriter, NewEntry, Written, append, in_parallel},
     layout::{self, Built},
@@ -29,7 +30,7 @@ use std::{
 /// Each entry of `files` is one layer above the base, in the order given: a file goes to `to` (or into it, when it ends with a slash), the content of a folder
 /// below `to`. Every file belongs to 0:0, has the time `created`, and the mode that the entry names, or 755 and 644 by its executable bit;
 /// folders have 755. Folders on the way are created where neither the base nor an earlier layer has them; symbolic links of the base on the way are followed.
-/// `labels` win over those of the configuration.
+/// `labels` win over those of the configuration. Folders named `.sealift`, Sealift's own state, are left out.
 ///
 /// The same inputs give the same digest, wherever, by whomever and whenever it is built.
 pub fn build_oci(
@@ -229,6 +230,9 @@ fn collect(directory: &Path, path: &Components, mode: Option<u32>, items: &mut V
         let entry = entry.map_err(|e| unreadable(directory, &e))?;
         let from = entry.path();
         let name = entry.file_name().into_vec();
+        if name == STATE {
+            continue;
+        }
         if name.starts_with(b".wh.") {
             return Err(Error::bad(format!(
                 "{} cannot be in an image: names that begin with .wh. mean a deletion there",

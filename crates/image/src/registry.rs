@@ -33,7 +33,8 @@ use tokio_util::io::ReaderStream;
 /// A transfer without a byte for so long has failed.
 const STALL: Duration = Duration::from_secs(120);
 const CONNECT: Duration = Duration::from_secs(15);
-const REQUEST: Duration = Duration::from_secs(120);
+/// A request that carries no blob has failed without an answer for so long.
+const REQUEST: Duration = Duration::from_secs(60);
 const ATTEMPTS: u32 = 4;
 const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
@@ -254,7 +255,7 @@ impl Target {
                     ));
                 }
                 Ok(answer) => return Ok(answer),
-                Err(_) if attempt < ATTEMPTS => {}
+                Err(error) if attempt < ATTEMPTS && !error.is_timeout() => {}
                 Err(error) => return Err(fail(action, &what, causes(&error), Class::Unavailable)),
             }
             pause(attempt).await;
@@ -356,13 +357,15 @@ async fn stalled(sent: &AtomicU64) {
     }
 }
 
+/// Asks again after a passing failure. Silence is not asked again: it has taken long enough.
 async fn retried<T, F: Future<Output = Result<T, OciDistributionError>>>(
     mut request: impl FnMut() -> F,
 ) -> Result<T, OciDistributionError> {
     let mut attempt = 0;
     loop {
         attempt += 1;
-        match request().await {
+        let silent = |_| OciDistributionError::GenericError(Some(format!("no answer within {} s", REQUEST.as_secs())));
+        match tokio::time::timeout(REQUEST, request()).await.map_err(silent)? {
             Err(error) if attempt < ATTEMPTS && is_passing(&error) => pause(attempt).await,
             other => return other,
         }

@@ -97,6 +97,29 @@ async fn a_dockerfile_becomes_a_layout_and_the_same_sources_the_same_image() {
     remove(&engine, &[&built, &first]).await;
 }
 
+#[tokio::test]
+async fn equal_layers_are_an_image_and_no_layers_are_bad_input() {
+    let Some(engine) = real("SEALIFT_TEST_DOCKER") else { return };
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), "hello", &uuid(), 0o755);
+    write(root.path(), "Dockerfile", "FROM scratch\nCOPY hello /a\nCOPY hello /a\n", 0o644);
+    let to = tempfile::tempdir().unwrap();
+    let built = image::build_docker(&spec(&engine), root.path(), &BTreeMap::new(), to.path(), &Events::nowhere())
+        .await
+        .unwrap();
+    assert_eq!((built.layers.len(), built.layers[0]), (2, built.layers[1]));
+    let mut archive = Vec::new();
+    image::docker_archive(&built.layout, None, &mut archive).unwrap();
+    load(&connect(&engine), archive).await;
+    remove(&engine, &[&built]).await;
+    write(root.path(), "Dockerfile", "FROM scratch\nLABEL nothing=inside\n", 0o644);
+    let error = image::build_docker(&spec(&engine), root.path(), &BTreeMap::new(), to.path(), &Events::nowhere())
+        .await
+        .unwrap_err();
+    assert_eq!(error.class(), Class::BadInput);
+    assert!(error.to_string().contains("without a single file"), "{error}");
+}
+
 /// What a test built is removed again.
 async fn remove(engine: &str, images: &[&image::Built]) {
     let docker = connect(engine);

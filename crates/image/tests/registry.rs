@@ -6,7 +6,20 @@ mod common;
 use common::{Lines, created, oci, real, write};
 use domain::{Class, Events};
 use image::Error;
-use std::{collections::BTreeMap, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 fn build(root: &Path, text: &str) -> image::Built {
     write(root, "hello", text, 0o755);
@@ -84,6 +97,61 @@ async fn a_damaged_layout_is_not_pushed() {
         .unwrap_err();
     assert_eq!(error.class(), Class::Integrity);
     assert_eq!(digest_at(&registry, &path, "1.0.0").await, None);
+}
+
+/// Forwards so many bytes to the registry, then cuts every connection, as one that was killed.
+async fn dying_registry(registry: String, budget: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let budget = Arc::new(AtomicUsize::new(budget));
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let (budget, registry) = (budget.clone(), registry.clone());
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(&registry).await.unwrap();
+                let (mut near_read, mut near_write) = near.split();
+                let (mut far_read, mut far_write) = far.split();
+                let up = async {
+                    let mut buffer = [0; 4096];
+                    loop {
+                        let n = near_read.read(&mut buffer).await.unwrap_or(0);
+                        let within = budget.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(n)).is_ok();
+                        if n == 0 || !within || far_write.write_all(&buffer[..n]).await.is_err() {
+                            budget.store(if within { budget.load(SeqCst) } else { 0 }, SeqCst);
+                            return;
+                        }
+                    }
+                };
+                let down = tokio::io::copy(&mut far_read, &mut near_write);
+                tokio::select! { () = up => {}, _ = down => {} }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_registry_that_dies_in_mid_push_is_a_failure_and_the_next_push_finishes() {
+    let Some(registry) = real("SEALIFT_TEST_REGISTRY") else { return };
+    let root = tempfile::tempdir().unwrap();
+    // Does not compress, so that the layer is larger than what gets through.
+    let noise: String = (0..8000).map(|_| unique()).collect();
+    let built = build(root.path(), &noise);
+    assert!(built.bytes > 120_000, "{}", built.bytes);
+    let path = format!("test/{}", unique());
+    for budget in [1, 20_000, 100_000] {
+        let dying = dying_registry(registry.clone(), budget).await;
+        let error = image::push(&built.layout, &format!("{dying}/{path}"), &tags(&["1.0.0"]), true, &Events::nowhere())
+            .await
+            .unwrap_err();
+        assert_eq!(error.class(), Class::Unavailable, "{error}");
+        assert!(error.to_string().contains(&path), "{error}");
+        assert_eq!(digest_at(&registry, &path, "1.0.0").await, None);
+    }
+    image::push(&built.layout, &format!("{registry}/{path}"), &tags(&["1.0.0"]), true, &Events::nowhere())
+        .await
+        .unwrap();
+    assert_eq!(digest_at(&registry, &path, "1.0.0").await, Some(built.manifest.to_string()));
 }
 
 #[test]
