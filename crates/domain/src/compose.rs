@@ -57,10 +57,10 @@ pub fn side(
     let release = manifest.release.to_string();
     let component = &manifest.release.component;
     let run = manifest.run.as_ref().ok_or_else(|| ComposeError::NothingToRun { release: release.clone() })?;
-    let settings = environment.components.get(component).ok_or_else(|| ComposeError::NoPort {
-        environment: environment.name.clone(),
-        component: component.clone(),
-    })?;
+    let settings = environment
+        .components
+        .get(component)
+        .ok_or_else(|| ComposeError::NoPort { environment: environment.name.clone(), component: component.clone() })?;
     let host = match &environment.target {
         Target::Process { host, .. } | Target::Docker { host, .. } => host.clone(),
     };
@@ -107,7 +107,6 @@ pub fn side(
     Ok(Side { release: manifest.release.clone(), digest, workload, smoke: manifest.smoke.clone() })
 }
 
-
 fn mounts(manifest: &Manifest, run: &crate::manifest::Run) -> Result<Vec<Mount>, ComposeError> {
     let unknown = |unknown: Unknown| ComposeError::Unknown { release: manifest.release.to_string(), unknown };
     let mut mounts = Vec::new();
@@ -116,7 +115,11 @@ fn mounts(manifest: &Manifest, run: &crate::manifest::Run) -> Result<Vec<Mount>,
             .models
             .get(name)
             .ok_or_else(|| unknown(Unknown::new("model", name.as_str(), manifest.models.keys())))?;
-        mounts.push(Mount { what: format!("model {name}@{}", model.version), digest: model.digest, path: path.clone() });
+        mounts.push(Mount {
+            what: format!("model {name}@{}", model.version),
+            digest: model.digest,
+            path: path.clone(),
+        });
     }
     for (file, path) in &run.configs {
         let found = manifest

@@ -149,7 +149,13 @@ impl Events {
     pub fn task(&self, name: impl Into<String>, total: Option<u64>, unit: Unit) -> Task {
         let id = NEXT_TASK.fetch_add(1, Ordering::Relaxed);
         self.emit(Event::TaskStarted { task: id, name: name.into(), total, unit });
-        Task { events: self.clone(), id, done: AtomicU64::new(0), total: AtomicU64::new(total.unwrap_or(0)), open: true }
+        Task {
+            events: self.clone(),
+            id,
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(total.unwrap_or(0)),
+            open: true,
+        }
     }
 }
 

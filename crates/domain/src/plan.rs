@@ -184,7 +184,8 @@ impl Plan {
     /// The step in words: `start wine@1.1.0 in green`.
     pub fn title(&self, step: &Step) -> String {
         let release = |which: Which| self.side(which).map_or_else(String::new, |side| side.release.to_string());
-        let slot = |which: Which| self.side(which).map_or_else(String::new, |side| side.workload.place.slot.to_string());
+        let slot =
+            |which: Which| self.side(which).map_or_else(String::new, |side| side.workload.place.slot.to_string());
         match *step {
             Step::Preflight => match &self.from {
                 Some(old) => format!("check that {} and {} can be restored", self.to.release, old.release),

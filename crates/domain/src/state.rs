@@ -52,13 +52,7 @@ impl Current {
     }
 
     /// This state with one component changed, written by `epoch`. A lower epoch is refused.
-    pub fn with(
-        &self,
-        component: &Name,
-        running: Option<Running>,
-        epoch: u64,
-        op: &str,
-    ) -> Result<Self, Overtaken> {
+    pub fn with(&self, component: &Name, running: Option<Running>, epoch: u64, op: &str) -> Result<Self, Overtaken> {
         if epoch < self.epoch {
             return Err(Overtaken { environment: self.environment.clone(), ours: epoch, newest: self.epoch });
         }
