@@ -199,11 +199,11 @@ mod tests {
         assert!(error.to_string().contains("'push'"), "{error}");
         for line in [&["sealift"][..], &["sealift", "deploy"], &["sealift", "status", "--nope"]] {
             let error = CommandLine::try_parse_from(line).unwrap_err();
-            assert_eq!(crate::failure::command_line(&error, false).code(), 64, "{line:?}");
+            assert_eq!(crate::failure::command_line_exit(&error).code(), 64, "{line:?}");
         }
         for line in [&["sealift", "--help"][..], &["sealift", "--version"], &["sealift", "data", "push", "--help"]] {
             let error = CommandLine::try_parse_from(line).unwrap_err();
-            assert_eq!(crate::failure::command_line(&error, false).code(), 0, "{line:?}");
+            assert_eq!(crate::failure::command_line_exit(&error).code(), 0, "{line:?}");
         }
     }
 

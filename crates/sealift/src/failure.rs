@@ -88,7 +88,8 @@ fn cause_lines(error: &Error) -> Vec<String> {
     }
     match error {
         Error::GateHolds { gates, .. } => {
-            lines.extend(gates.iter().map(|gate| format!("gate {} is {}", gate.gate, gate.verdict)))
+            let verdicts = gates.iter().map(|gate| format!("gate {} is {}", gate.gate, gate.verdict));
+            lines.extend(verdicts.filter(|verdict| !said.contains(verdict)));
         }
         Error::Drift { differences, .. } => lines.extend(differences.iter().map(|difference| {
             format!(
@@ -135,16 +136,20 @@ fn details(error: &Error) -> Value {
     }
 }
 
+/// How a command line ends that clap did not take.
+pub(crate) fn command_line_exit(error: &clap::Error) -> Exit {
+    use clap::error::ErrorKind;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok,
+        _ => Exit::Failure(Class::Usage),
+    }
+}
+
 /// Prints what clap has to say: help and version are results, everything else is a wrong command line (64, because
 /// clap's own 2 would read as crit).
 pub(crate) fn command_line(error: &clap::Error, json: bool) -> Exit {
-    use clap::error::ErrorKind;
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        let _ = error.print();
-        return Exit::Ok;
-    }
-    let exit = Exit::Failure(Class::Usage);
-    if json {
+    let exit = command_line_exit(error);
+    if json && exit != Exit::Ok {
         let text = error.to_string();
         let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
         let failure = Failure {

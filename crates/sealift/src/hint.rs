@@ -32,6 +32,9 @@ pub fn hint(error: &Error, verb: &str) -> Option<String> {
         Error::BadInput { next, .. } | Error::NotFound { next, .. } | Error::NotPermitted { next, .. } => {
             return next.clone().or_else(|| by_class(error.class()));
         }
+        Error::Integrity { .. } if verb == "release" || verb == "restore" => {
+            "sealift release verify RELEASE   (to see what the store holds)".to_owned()
+        }
         Error::Integrity { .. } => "sealift audit verify".to_owned(),
         Error::Drift { release, legal, .. } => {
             let component = &release.component;
@@ -119,7 +122,9 @@ fn from_cause(cause: &Cause) -> Option<String> {
 fn from_store(error: &StoreError) -> Option<String> {
     let next = match error {
         StoreError::Held { environment, .. } => {
-            format!("sealift status   (then the same command again, when {environment} is free)")
+            format!(
+                "sealift status   (then the same command again; if the holder has died: sealift resume {environment})"
+            )
         }
         StoreError::Fenced { .. } => "sealift status".to_owned(),
         StoreError::Listen { .. } => "the same command with another --listen address".to_owned(),
@@ -228,7 +233,7 @@ mod tests {
             sealift deploy staging wine@1.1.0 && sealift gate staging
             sealift explain wine@1.1.0
             sealift doctor
-            sealift status   (then the same command again, when staging is free)
+            sealift status   (then the same command again; if the holder has died: sealift resume staging)
             sealift data add data/raw"#]]
         .assert_eq(&text.join("\n"));
     }

@@ -53,10 +53,12 @@ pub(crate) fn finished(
 ) -> String {
     let mark = if ok { paint.style("✓", Style::Good) } else { paint.style("✗", Style::Bad) };
     let rate = match unit {
-        Unit::Bytes if done > 0 => {
+        // A rate over a moment says nothing.
+        Unit::Bytes if done >= 1 << 20 && elapsed >= Duration::from_millis(100) => {
             let per_second = done as f64 / elapsed.as_secs_f64().max(0.001);
             format!(", {} at {}/s", bytes(done), bytes(per_second as u64))
         }
+        Unit::Bytes if done > 0 => format!(", {}", bytes(done)),
         _ => String::new(),
     };
     let tail = paint.style(&format!("{}{rate}", took(elapsed)), Style::Dim);

@@ -1,15 +1,15 @@
 //! Verdicts and their reasons.
 
 use super::{Paint, verdict_style};
-use domain::gate::GateResult;
+use domain::gate::{GateResult, Verdict};
 
-/// Gates and checks, one line each, reasons below what is not ok.
+/// Gates, one line each, and below them the checks that are not ok; those that are were said while they were made.
 pub(crate) fn gates(gates: &[GateResult], indent: &str, paint: &Paint) -> String {
     let mut lines = Vec::new();
     for gate in gates {
         let verdict = paint.style(&format!("{:<12}", gate.verdict), verdict_style(gate.verdict));
         lines.push(format!("{indent}{verdict} gate {}", gate.gate));
-        for check in &gate.checks {
+        for check in gate.checks.iter().filter(|check| check.verdict != Verdict::Ok) {
             let verdict = paint.style(&format!("{:<12}", check.verdict), verdict_style(check.verdict));
             lines.push(format!("{indent}  {verdict} {}: {}", check.check, check.reasons.join("; ")));
         }
@@ -20,10 +20,7 @@ pub(crate) fn gates(gates: &[GateResult], indent: &str, paint: &Paint) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domain::{
-        Name,
-        gate::{CheckResult, Verdict},
-    };
+    use domain::{Name, gate::CheckResult};
     use expect_test::expect;
 
     #[test]
@@ -41,8 +38,7 @@ mod tests {
         let result = GateResult { gate: Name::new("quality").unwrap(), verdict: Verdict::Crit, checks };
         expect![[r#"
               crit         gate quality
-                ok           latency: p95 2.1 is within its bounds (200 samples)
                 crit         accuracy: 0.41 is below 0.5"#]]
-        .assert_eq(&gates(&[result], "  ", &Paint::none()));
+        .assert_eq(&gates(&[result], "", &Paint::none()));
     }
 }

@@ -26,7 +26,7 @@ impl Standing {
         let next = if open.is_some() && status.held.is_none() {
             Some(format!("sealift resume {environment}   (or give it up: sealift abort {environment})"))
         } else if open.is_some() {
-            None
+            Some(format!("wait; if the holder has died: sealift resume {environment}   (refused while it lives)"))
         } else if bad("unknown") {
             Some("sealift doctor".to_owned())
         } else {
@@ -176,7 +176,10 @@ mod tests {
     fn a_rollout_under_way_names_who_holds_the_lease() {
         let held = Some("ann@host pid 7 holds the lease (epoch 8): deploy wine@1.1.0 (op)");
         let found = standing("staging", component("serving", Some("wine@1.0.0"), None), held, Some(rollout(None)));
-        assert_eq!(found.next, None);
+        assert_eq!(
+            found.next.as_deref(),
+            Some("wait; if the holder has died: sealift resume staging   (refused while it lives)")
+        );
         let text = status("demo", &[found], "2026-11-21T12:30:00Z".parse().unwrap(), &Paint::none());
         assert!(text.contains("lease ann@host pid 7 holds the lease"), "{text}");
         assert!(text.contains("is under way since 2026-11-21 12:00:00Z"), "{text}");

@@ -18,7 +18,7 @@ pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> 
     let environment = workspace.config.environment(&arguments.environment)?.name.clone();
     let world = shell.world(&workspace, &environment).await?;
     let log = world.log(&environment);
-    let open = engine::status::history(&log).await?.into_iter().find(|rollout| rollout.ending.is_none());
+    let open = engine::status::open_rollout(&log).await?;
     if let Some(open) = open {
         let back = match &open.from {
             Some(from) => format!("{from} is brought back"),

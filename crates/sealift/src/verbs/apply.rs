@@ -6,9 +6,12 @@
 use super::rollout;
 use crate::{report::Report, shell::Shell};
 use domain::plan::Plan;
-use engine::{Error, Result, Workspace, rollout::RolloutRequest};
+use engine::{Error, Result, rollout::RolloutRequest};
 use serde_json::Value;
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Carry out a plan that was kept
 #[derive(Debug, clap::Args)]
@@ -45,14 +48,11 @@ pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> 
     if let Some(what) = difference(&plan, &now) {
         return Err(Error::Stale { environment: plan.environment.to_string(), what });
     }
-    finish(&workspace, &engine::rollout::execute(&world, &plan).await?)
+    let finished = engine::rollout::execute(&world, &plan).await?;
+    Ok(rollout::report(&workspace, &finished))
 }
 
-fn finish(workspace: &Workspace, finished: &engine::rollout::Finished) -> Result<Report> {
-    Ok(rollout::report(workspace, finished))
-}
-
-fn read(shell: &Shell, file: &PathBuf) -> Result<Plan> {
+fn read(shell: &Shell, file: &Path) -> Result<Plan> {
     let path = shell.path(file);
     let bytes = fs::read(&path).map_err(Error::file("read the plan in", &path))?;
     let bad = |why: String| Error::BadInput {

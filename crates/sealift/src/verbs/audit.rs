@@ -1,16 +1,17 @@
 //! `sealift audit`.
 
-use super::source;
+use super::source::Source;
 use crate::{
     report::Report,
     shell::Shell,
-    text::{Paint, Style, Table, at, count},
+    text::{Paint, Style, Table, at},
 };
 use domain::{Digest, Name, manifest::Anchor};
 use engine::{
-    Error, Result, TrustedKeys, Workspace,
+    Error, Result, Store, TrustedKeys,
     chain::{self, Chain, Head, Summary},
     error::Doing,
+    journal::Log,
     releases,
 };
 use serde_json::{Value, json};
@@ -54,21 +55,20 @@ enum What {
         #[arg(value_name = "ENV")]
         environment: Option<String>,
         /// Verify a copy of the bucket in this folder, without any store
-        #[arg(long, value_name = "DIR")]
+        #[arg(long, value_name = "DIR", conflicts_with = "store")]
         offline: Option<PathBuf>,
-        /// A public key that is trusted; without it those of Sealift.toml
-        #[arg(long = "key", value_name = "PUB.pem", requires = "offline")]
-        keys: Vec<PathBuf>,
+        #[command(flatten)]
+        source: Source,
     },
 }
 
 pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> {
     match &arguments.what {
         What::Log { environment, limit } => log(shell, environment.as_deref(), *limit).await,
-        What::Verify { environment, offline: Some(folder), keys } => {
-            offline(shell, environment.as_deref(), &shell.path(folder), keys)
+        What::Verify { environment, offline: Some(folder), source } => {
+            offline(environment.as_deref(), &shell.path(folder), &source.trusted(shell)?)
         }
-        What::Verify { environment, .. } => verify(shell, environment.as_deref()).await,
+        What::Verify { environment, offline: None, source } => verify(shell, environment.as_deref(), source).await,
     }
 }
 
@@ -124,25 +124,55 @@ fn about(subject: &BTreeMap<String, Value>) -> String {
     words.join(" ")
 }
 
-async fn verify(shell: &Shell, wanted: Option<&str>) -> Result<Report> {
-    let workspace = shell.workspace()?;
-    let log_of = super::logs(&workspace).await?;
-    let mut anchors = sealed_anchors(&workspace).await?;
+async fn verify(shell: &Shell, wanted: Option<&str>, source: &Source) -> Result<Report> {
+    let store = source.open_store(shell).await?;
+    let trusted = source.trusted(shell)?;
+    // What this host remembers belongs to the repository's own store, not to one that was typed.
+    let workspace = if source.is_typed() { None } else { shell.workspace_if_any()? };
+    let memory = workspace.as_ref().map(|workspace| workspace.state().join("ledger"));
+    let environments = match &workspace {
+        Some(workspace) => super::environments(&workspace.config, wanted)?,
+        None => in_store(&store, wanted).await?,
+    };
+    let mut anchors = sealed_anchors(&store, &trusted).await?;
     let mut found = Vec::new();
-    for environment in super::environments(&workspace.config, wanted)? {
+    for environment in environments {
         let of_it = anchors.remove(&environment).unwrap_or_default();
-        let (_, summary) = log_of(&environment).verify(of_it).await?;
+        let log = Log::new(store.clone(), environment.clone(), trusted.clone(), memory.as_deref());
+        let (_, summary) = log.verify(of_it).await?;
         found.push((environment, summary));
     }
     Ok(report(&found))
 }
 
+/// The environments that have a ledger in a store.
+async fn in_store(store: &Store, wanted: Option<&str>) -> Result<Vec<Name>> {
+    let keys = store.list("ledger/").await.doing("list the ledgers")?;
+    let mut names: Vec<Name> =
+        keys.iter().filter_map(|(key, _)| chain::parse_entry_key(key).map(|(name, _)| name)).collect();
+    names.dedup();
+    select(names, wanted, &store.describe())
+}
+
+/// The ledger that is wanted among those found, or all of them.
+fn select(mut found: Vec<Name>, wanted: Option<&str>, place: &str) -> Result<Vec<Name>> {
+    if let Some(wanted) = wanted {
+        if !found.iter().any(|name| name.as_str() == wanted) {
+            return Err(domain::names::Unknown::new("ledger", wanted, &found).into());
+        }
+        found.retain(|name| name.as_str() == wanted);
+    }
+    match found.is_empty() {
+        true => Err(Error::not_found(format!("there is no ledger in {place}"))),
+        false => Ok(found),
+    }
+}
+
 /// The heads that were sealed into releases, by environment.
-async fn sealed_anchors(workspace: &Workspace) -> Result<BTreeMap<Name, Vec<Anchor>>> {
-    let (store, trusted) = (workspace.store().await?, super::trusted(workspace)?);
+async fn sealed_anchors(store: &Store, trusted: &TrustedKeys) -> Result<BTreeMap<Name, Vec<Anchor>>> {
     let mut anchors: BTreeMap<Name, Vec<Anchor>> = BTreeMap::new();
-    for release in releases::list(&store, None).await? {
-        let sealed = releases::read(&store, &trusted, &release).await?;
+    for release in releases::list(store, None).await? {
+        let sealed = releases::read(store, trusted, &release).await?;
         for (environment, anchor) in sealed.manifest.anchors {
             anchors.entry(environment).or_default().push(anchor);
         }
@@ -151,31 +181,15 @@ async fn sealed_anchors(workspace: &Workspace) -> Result<BTreeMap<Name, Vec<Anch
 }
 
 /// Verifies a copy of the bucket. Nothing but files and keys is used.
-fn offline(shell: &Shell, wanted: Option<&str>, folder: &Path, keys: &[PathBuf]) -> Result<Report> {
-    let trusted = match (keys, shell.workspace_if_any()?) {
-        ([], Some(workspace)) => workspace.trusted_keys()?,
-        ([], None) => {
-            return Err(Error::Usage { message: "--key is needed, because there is no Sealift.toml here".to_owned() });
-        }
-        (keys, _) => source::trusted_files(shell, keys)?,
-    };
+fn offline(wanted: Option<&str>, folder: &Path, trusted: &TrustedKeys) -> Result<Report> {
     let ledgers = folder.join("ledger");
-    let mut environments: Vec<String> = names(&ledgers)?;
-    if let Some(wanted) = wanted {
-        if !environments.iter().any(|name| name == wanted) {
-            return Err(domain::names::Unknown::new("ledger", wanted, &environments).into());
-        }
-        environments = vec![wanted.to_owned()];
-    }
-    if environments.is_empty() {
-        return Err(Error::not_found(format!("there is no ledger in {}", ledgers.display())));
-    }
-    let mut anchors = exported_anchors(&folder.join("releases"), &trusted)?;
+    let found: Vec<Name> = names(&ledgers)?.into_iter().filter_map(|name| Name::new(name).ok()).collect();
+    let environments = select(found, wanted, &ledgers.display().to_string())?;
+    let mut anchors = exported_anchors(&folder.join("releases"), trusted)?;
     let mut found = Vec::new();
-    for name in environments {
-        let environment = Name::new(name).map_err(|error| Error::bad_input(error.to_string()))?;
+    for environment in environments {
         let of_it = anchors.remove(&environment).unwrap_or_default();
-        let summary = walk(folder, &environment, &trusted, of_it)?;
+        let summary = walk(folder, &environment, trusted, of_it)?;
         found.push((environment, summary));
     }
     Ok(report(&found))
@@ -256,16 +270,20 @@ fn report(found: &[(Name, Summary)]) -> Report {
         let newest = digest.map_or_else(String::new, |digest| format!(", newest {digest}"));
         let lag = match summary.head_lag {
             0 => String::new(),
-            lag => format!(
-                ", the head lags {} behind (the next writer mends it)",
-                count(lag, "entry").replace("entrys", "entries")
-            ),
+            lag => format!(", the head lags {} behind (the next writer mends it)", entries(lag)),
         };
-        let entries = if summary.entries == 1 { "1 entry".to_owned() } else { format!("{} entries", summary.entries) };
         let mark = paint.style("✓", Style::Good);
-        lines.push(format!("{mark} {environment}: {entries}, anchored up to {}{newest}{lag}", summary.anchored));
+        lines.push(format!(
+            "{mark} {environment}: {}, anchored up to {}{newest}{lag}",
+            entries(summary.entries),
+            summary.anchored
+        ));
     }
     Report::new(&all, lines.join("\n"))
+}
+
+fn entries(number: u64) -> String {
+    if number == 1 { "1 entry".to_owned() } else { format!("{number} entries") }
 }
 
 #[cfg(test)]

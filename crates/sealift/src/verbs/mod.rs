@@ -31,12 +31,22 @@ use domain::{
 };
 use engine::{Error, Result, Workspace, journal::Log};
 
-/// The environments that are meant: one, or all of the configuration.
+/// The environments that are meant: one, or all of the configuration in the order in which releases pass through them.
 fn environments(config: &Config, wanted: Option<&str>) -> Result<Vec<Name>> {
-    match wanted {
-        Some(name) => Ok(vec![config.environment(name)?.name.clone()]),
-        None => Ok(config.environments.keys().cloned().collect()),
+    if let Some(name) = wanted {
+        return Ok(vec![config.environment(name)?.name.clone()]);
     }
+    let mut all: Vec<(usize, Name)> =
+        config.environments.keys().map(|name| (depth(config, name), name.clone())).collect();
+    all.sort();
+    Ok(all.into_iter().map(|(_, name)| name).collect())
+}
+
+/// How many environments a release passes before this one.
+fn depth(config: &Config, name: &Name) -> usize {
+    let before = |name: &Name| config.environments.get(name).and_then(|environment| environment.after.clone());
+    // A circle is refused by the configuration; the bound is for the reader who does not know that.
+    std::iter::successors(before(name), before).take(config.environments.len()).count()
 }
 
 /// The component that is meant: the one named, or the only one that the environment runs.

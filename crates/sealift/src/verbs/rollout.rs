@@ -3,11 +3,13 @@
 use crate::{exit::Exit, report::Report, shell::Shell, text};
 use domain::{
     Name,
-    plan::{Plan, Verb},
+    plan::{Plan, Refusal, Verb},
     state::Ending,
 };
 use engine::{
-    Error, Result, Workspace, releases,
+    Error, Result, Workspace,
+    causes::StoreError,
+    releases,
     rollout::{self, Finished, RolloutRequest, World},
 };
 use std::time::Duration;
@@ -64,8 +66,24 @@ pub(super) async fn prepare(shell: &Shell, workspace: &Workspace, intent: Intent
         component,
         reason: intent.reason.unwrap_or_default().to_owned(),
     };
-    let plan = rollout::plan(workspace, &world, request).await?;
-    Ok((world, plan))
+    match rollout::plan(workspace, &world, request).await {
+        Ok(plan) => Ok((world, plan)),
+        Err(Error::Refused(refusal @ Refusal::Open { .. })) => Err(busy(&world, &settings.name, refusal).await),
+        Err(error) => Err(error),
+    }
+}
+
+/// A rollout is open: it is someone's who holds the lease, and is named, or nobody's, and can be resumed.
+async fn busy(world: &World, environment: &Name, refusal: Refusal) -> Error {
+    match world.store.lease_holder(environment.as_str()).await {
+        Ok(Some(lease)) => {
+            let holder = lease.holder.map(|holder| holder.name).unwrap_or_default();
+            let held =
+                StoreError::Held { environment: environment.to_string(), holder, epoch: lease.epoch, op: lease.op };
+            Error::Failed { doing: format!("begin a rollout of {environment}"), cause: held.into() }
+        }
+        _ => refusal.into(),
+    }
 }
 
 /// How a rollout came out. One that went back, also when it was resumed, is a failure of the release.

@@ -1,8 +1,15 @@
 //! `sealift smoke`.
 
-use crate::{exit::Exit, report::Report, shell::Shell};
-use engine::{Error, Result, releases};
-use serde_json::json;
+use crate::{
+    exit::Exit,
+    report::Report,
+    shell::Shell,
+    text::{Cell, Paint, Style, Table, count, took},
+};
+use engine::{
+    Result,
+    gates::{self, Smoked},
+};
 
 /// Send the smoke requests of the release that serves
 ///
@@ -20,27 +27,44 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> {
     let workspace = shell.workspace()?;
-    let settings = workspace.config.environment(&arguments.environment)?;
-    let component = super::component(&workspace.config, settings, arguments.component.as_deref())?;
+    let config = &workspace.config;
+    let settings = config.environment(&arguments.environment)?;
+    let component = super::component(config, settings, arguments.component.as_deref())?;
     let world = shell.world(&workspace, &settings.name).await?;
-    let current = releases::current(&world.store, &settings.name).await?;
-    let running = current.components.get(&component).ok_or_else(|| Error::NotFound {
-        message: format!("nothing serves {} for {component}", settings.name),
-        next: Some(format!("sealift deploy {}", settings.name)),
-    })?;
-    let sealed = releases::read(&world.store, &world.trusted, &running.release).await?;
-    let side = domain::compose::side(&sealed.manifest, sealed.digest, settings, running.slot, &engine::platform())
-        .map_err(|error| Error::bad_input(error.to_string()))?;
-    let (release, url) = (&running.release, side.workload.url());
-    let value = json!({ "release": release, "environment": settings.name, "url": url, "requests": side.smoke.len() });
-    if side.smoke.is_empty() {
-        let text = format!("{release} has no smoke requests, so nothing is known of it at {url}");
-        return Ok(Report::new(&value, text).ending(Exit::Inconclusive));
+    let subjects = gates::Subjects {
+        project: &config.project,
+        environment: settings,
+        next: None,
+        repository: &workspace.root,
+        component: &component,
+    };
+    let smoked = gates::smoke(&world, &subjects).await?;
+    let exit = match (smoked.report.outcomes.is_empty(), smoked.ok) {
+        (true, _) => Exit::Inconclusive,
+        (false, true) => Exit::Ok,
+        (false, false) => Exit::Crit,
+    };
+    Ok(Report::new(&smoked, words(&smoked, &Paint::out())).ending(exit))
+}
+
+fn words(smoked: &Smoked, paint: &Paint) -> String {
+    let outcomes = &smoked.report.outcomes;
+    let place = format!("{} in {} at {}", smoked.release, smoked.environment, smoked.url);
+    if outcomes.is_empty() {
+        return format!("{place}: no smoke requests, so nothing is known of it");
     }
-    world.probes.smoke(&side, &shell.events).await.map_err(|why| Error::Unfit {
-        release: release.clone(),
-        why: format!("failed its smoke requests at {url}: {why}"),
-    })?;
-    let requests = crate::text::count(side.smoke.len() as u64, "smoke request");
-    Ok(Report::new(&value, format!("{release} answers {requests} at {url} ({})", settings.name)))
+    let mut table = Table::new(["REQUEST", "RESULT", "STATUS", "TOOK", "WHY"]);
+    for outcome in outcomes {
+        let result = if outcome.ok { Cell::new("ok", Style::Good) } else { Cell::new("failed", Style::Bad) };
+        table.row([
+            outcome.name.clone().into(),
+            result,
+            outcome.status.map_or_else(|| "-".to_owned(), |status| status.to_string()).into(),
+            took(outcome.latency).into(),
+            outcome.failures.join("; ").into(),
+        ]);
+    }
+    let requests = count(outcomes.len() as u64, "request");
+    let hint = if smoked.ok { String::new() } else { format!("\n  next: sealift explain {}", smoked.release) };
+    format!("{place}: {} of {requests} passed\n{}{hint}", smoked.report.passed(), table.render("  ", paint))
 }

@@ -38,6 +38,11 @@ impl Source {
         open_store(&config, &shell.start).await
     }
 
+    /// Whether the store was typed, not configured.
+    pub(super) fn is_typed(&self) -> bool {
+        self.store.is_some()
+    }
+
     /// The trusted keys.
     pub(super) fn trusted(&self, shell: &Shell) -> Result<TrustedKeys> {
         if self.keys.is_empty() {
