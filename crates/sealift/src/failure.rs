@@ -8,7 +8,7 @@ use crate::{
 use domain::Class;
 use engine::{Error, causes};
 use serde_json::{Value, json};
-use std::io::Write;
+use std::{error::Error as StdError, io::Write};
 
 /// An error in words.
 pub(crate) struct Failure {
@@ -76,7 +76,7 @@ fn indent(text: &str, by: &str) -> String {
 fn cause_lines(error: &Error) -> Vec<String> {
     let mut said = error.to_string();
     let mut lines: Vec<String> = Vec::new();
-    let mut next = std::error::Error::source(error);
+    let mut next = StdError::source(error);
     while let Some(cause) = next {
         let words = cause.to_string();
         if !words.is_empty() && !said.contains(&words) {
@@ -84,7 +84,7 @@ fn cause_lines(error: &Error) -> Vec<String> {
             said.push_str(&words);
             lines.push(plain(&words));
         }
-        next = cause.source();
+        next = if is_unavailable(cause) { deepest(cause) } else { cause.source() };
     }
     match error {
         Error::GateHolds { gates, .. } => {
@@ -105,6 +105,24 @@ fn cause_lines(error: &Error) -> Vec<String> {
         lines.push("the disk is full (space, quota or inodes)".to_owned());
     }
     lines
+}
+
+/// Whether this is a store's failure in our own words, below which a client library tells of its layers.
+fn is_unavailable(cause: &(dyn StdError + 'static)) -> bool {
+    let store = match cause.downcast_ref::<causes::Cause>() {
+        Some(causes::Cause::Store(error)) => Some(error),
+        _ => cause.downcast_ref::<causes::StoreError>(),
+    };
+    matches!(store, Some(causes::StoreError::Unavailable { .. }))
+}
+
+/// The cause at the bottom, which is the system's own answer; one that is no sentence is left out.
+fn deepest<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    let mut last = error.source()?;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    (!last.to_string().contains(" { ")).then_some(last)
 }
 
 /// A value of the drift guard, cut where it tires.
@@ -227,6 +245,27 @@ mod tests {
             expect![[r#"
                 error: the prepare command `cargo build` failed: exit status: 101
                   │ error: no such crate"#]],
+        );
+    }
+
+    #[test]
+    fn the_layers_of_a_client_library_are_left_out() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("dispatch failure")]
+        struct Layer(#[source] std::io::Error);
+        let source = Layer(std::io::Error::from_raw_os_error(111));
+        let store = causes::StoreError::Unavailable {
+            store: "s3://b".into(),
+            what: "refuses the connection".into(),
+            source: Some(Box::new(source)),
+        };
+        check(
+            &Error::Failed { doing: "list the releases".into(), cause: store.into() },
+            expect![[r#"
+                error: cannot list the releases
+                  why: the store s3://b refuses the connection
+                  why: Connection refused (os error 111)
+                  next: sealift doctor"#]],
         );
     }
 

@@ -99,6 +99,12 @@ fn from_cause(cause: &Cause) -> Option<String> {
             SnapshotError::Damaged { .. } => "sealift data push, on a host that has the data".to_owned(),
             SnapshotError::Store { source, .. } => return from_store(source),
             SnapshotError::NotEmpty { .. } => "the same command with an empty directory".to_owned(),
+            SnapshotError::Kind { path, .. } => {
+                format!("move {} out of the data, then the same command again", path.display())
+            }
+            SnapshotError::File { path, source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                format!("ls -ld {}", path.display())
+            }
             other => return by_class(other.class()),
         },
         Cause::Image(error) => match error {
@@ -166,7 +172,7 @@ fn by_class(class: Class) -> Option<String> {
         Class::Busy => "the same command again",
         Class::NotPermitted => "sealift history",
         Class::Usage => "sealift --help",
-        Class::BadInput => return None,
+        Class::BadInput => "mend what is named above, then the same command again",
     };
     Some(next.to_owned())
 }

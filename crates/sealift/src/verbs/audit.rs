@@ -6,7 +6,10 @@ use crate::{
     shell::Shell,
     text::{Paint, Style, Table, at},
 };
-use domain::{Digest, Name, manifest::Anchor};
+use domain::{
+    Digest, Name,
+    manifest::{Anchor, Manifest},
+};
 use engine::{
     Error, Result, Store, TrustedKeys,
     chain::{self, Chain, Head, Summary},
@@ -231,12 +234,21 @@ fn exported_anchors(folder: &Path, trusted: &TrustedKeys) -> Result<BTreeMap<Nam
         for file in names(&folder.join(&component))?.into_iter().filter(|file| file.ends_with(".sigstore.json")) {
             let path = folder.join(&component).join(file);
             let bytes = fs::read(&path).map_err(Error::file("read", &path))?;
-            for (environment, anchor) in releases::verify(&bytes, trusted)?.manifest.anchors {
+            for (environment, anchor) in sealed(&bytes, trusted, &path)?.anchors {
                 anchors.entry(environment).or_default().push(anchor);
             }
         }
     }
     Ok(anchors)
+}
+
+/// The manifest in an exported bundle; an error names the file.
+fn sealed(bytes: &[u8], trusted: &TrustedKeys, path: &Path) -> Result<Manifest> {
+    match releases::verify(bytes, trusted) {
+        Ok(sealed) => Ok(sealed.manifest),
+        Err(Error::Failed { cause, .. }) => Err(Error::Failed { doing: format!("verify {}", path.display()), cause }),
+        Err(other) => Err(other),
+    }
 }
 
 /// The names in a folder, in order.
