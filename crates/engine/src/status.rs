@@ -106,7 +106,7 @@ pub struct EnvironmentStatus {
     pub seq: u64,
     /// Epoch of the last writer.
     pub epoch: u64,
-    /// Who holds the lease, and what for.
+    /// Who holds the lease, and what for; not one who died on this host, whose lease is free for the taking.
     pub held: Option<String>,
     /// Why the target could not be asked, if it could not.
     pub unobserved: Option<String>,
@@ -157,7 +157,10 @@ pub async fn environment(
         components.insert(component.clone(), ComponentStatus { serving, observed, url, state, problem });
     }
     let held = lease.and_then(|lease| {
-        lease.holder.map(|holder| format!("{} holds the lease (epoch {}): {}", holder.name, lease.epoch, lease.op))
+        lease
+            .holder
+            .filter(|holder| !holder.is_provably_dead())
+            .map(|holder| format!("{} holds the lease (epoch {}): {}", holder.name, lease.epoch, lease.op))
     });
     Ok(EnvironmentStatus {
         environment: name.clone(),

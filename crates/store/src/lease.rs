@@ -65,6 +65,11 @@ impl Holder {
         Self { name, uuid, host, pid, started }
     }
 
+    /// Whether the holder ran on this host and is gone, so that its lease can be taken over at once. Doubt is no.
+    pub fn is_provably_dead(&self) -> bool {
+        self.provably_dead(&Self::this_process())
+    }
+
     /// Whether the holder ran on this same boot and PID namespace and is gone. Doubt is no.
     fn provably_dead(&self, us: &Self) -> bool {
         if self.host != us.host {

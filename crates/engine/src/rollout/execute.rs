@@ -306,6 +306,10 @@ impl Run<'_> {
 
     async fn go_back(&mut self, ending: Ending, failure: Option<&str>) -> Result<()> {
         let steps = if self.plan.from.is_some() { self.plan.back.clone() } else { plan::clear_first() };
+        self.world.events.note(match &self.plan.from {
+            Some(old) => format!("going back: {} is to serve {} again", old.release, self.plan.environment),
+            None => format!("going back: nothing served {} before", self.plan.environment),
+        });
         self.walk(&steps, "back").await.map_err(|(step, error)| Error::Interrupted {
             release: self.plan.to.release.clone(),
             environment: self.plan.environment.to_string(),
