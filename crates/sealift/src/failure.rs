@@ -244,7 +244,8 @@ mod tests {
             &Error::Command { what: "the prepare command `cargo build`".into(), how: "exit status: 101".into(), tail },
             expect![[r#"
                 error: the prepare command `cargo build` failed: exit status: 101
-                  │ error: no such crate"#]],
+                  │ error: no such crate
+                  next: mend what is named above, then the same command again"#]],
         );
     }
 

@@ -60,7 +60,9 @@ pub fn hint(error: &Error, verb: &str) -> Option<String> {
         Error::Stopped { .. } => "the same command again".to_owned(),
         Error::File { source, path, .. } => match source.kind() {
             std::io::ErrorKind::PermissionDenied => format!("ls -ld {}", path.display()),
-            _ => return None,
+            std::io::ErrorKind::InvalidData => again(&format!("mend {}", path.display())),
+            std::io::ErrorKind::NotFound => again(&format!("make {}", path.display())),
+            _ => return by_class(Class::Internal),
         },
         Error::Failed { cause, .. } => return from_cause(cause),
         _ => return by_class(error.class()),
