@@ -35,6 +35,8 @@ impl Project {
     pub fn empty() -> Self {
         let project = Self::bare();
         project.git(["init", "--quiet", "--initial-branch=main"]);
+        project.git(["config", "user.name", "Tess Ter"]);
+        project.git(["config", "user.email", "tess@example.com"]);
         project
     }
 
