@@ -2,7 +2,8 @@
 //!
 //! On the way in, small bodies carry their SHA-256 for the server to check, and large files are hashed while they are sent
 //! and not completed when the digest is another one. A server that ignores checksums can still damage what it stores; that is
-//! found on the way out, where every byte is hashed.
+//! found on the way out, where every byte is hashed. A [`Store`] remembers the keys that it found damaged: their size says nothing,
+//! so storing the same content again through that value sends it again, which heals them.
 
 use crate::{Body, ByteStream, Condition, Error, Objects, Result};
 use bytes::{Bytes, BytesMut};
@@ -10,10 +11,11 @@ use domain::{Digest, event::Task};
 use futures::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 use std::{
+    collections::BTreeSet,
     ops::Range,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -54,6 +56,8 @@ impl Family {
 #[derive(Clone)]
 pub struct Store {
     pub(crate) objects: Arc<dyn Objects>,
+    /// Keys whose bytes were read and were not theirs, also the second time.
+    damaged: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -65,7 +69,7 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Over any implementation, decorated or in memory.
     pub fn over(objects: Arc<dyn Objects>) -> Self {
-        Self { objects }
+        Self { objects, damaged: Arc::default() }
     }
 
     /// The interface below.
@@ -94,8 +98,41 @@ impl Store {
         Ok(self.objects.head(&Self::key(family, digest)).await?.map(|meta| meta.size))
     }
 
+    fn damages(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that an object is damaged, so that it counts as absent until it was stored again. Reads of content do this
+    /// by themselves; it is for callers who know more of an object than its digest.
+    pub fn found_damaged(&self, key: &str) {
+        self.damages().insert(key.to_owned());
+    }
+
+    /// Whether this value, or a clone of it, found the object damaged and has not stored it again since.
+    pub fn is_damaged(&self, key: &str) -> bool {
+        self.damages().contains(key)
+    }
+
+    /// Forgets that an object was damaged: it was stored again.
+    pub fn mended(&self, key: &str) {
+        self.damages().remove(key);
+    }
+
+    /// Remembers how the last attempt to read content ended.
+    fn learned<T>(&self, key: &str, result: Result<T>) -> Result<T> {
+        match &result {
+            Ok(_) => self.mended(key),
+            Err(Error::Corrupt { .. } | Error::Damaged { .. }) => self.found_damaged(key),
+            Err(_) => {}
+        }
+        result
+    }
+
     /// As [`Store::has`], but what is damaged counts as absent, so that storing it again heals it.
     async fn kept(&self, family: Family, digest: &Digest) -> Result<Option<u64>> {
+        if self.is_damaged(&Self::key(family, digest)) {
+            return Ok(None);
+        }
         match self.has(family, digest).await {
             Err(Error::Damaged { .. }) => Ok(None),
             result => result,
@@ -162,6 +199,7 @@ impl Store {
             let what = format!("kept {} of the {length} bytes of {key}", meta.size);
             return Err(Error::unavailable(self.describe(), what));
         }
+        self.mended(key);
         Ok(())
     }
 
@@ -175,11 +213,11 @@ impl Store {
                 return Err(Error::TooLarge { key, size, limit });
             }
             match collect(body, size).await.and_then(|bytes| check(&key, digest, &Digest::of(&bytes)).map(|()| bytes)) {
-                Ok(bytes) => return Ok(bytes),
+                Ok(bytes) => return self.learned(&key, Ok(bytes)),
                 Err(error) => first = Some(first.unwrap_or(error)),
             }
         }
-        Err(first.unwrap_or(Error::Missing { key }))
+        self.learned(&key, Err(first.unwrap_or(Error::Missing { key: key.clone() })))
     }
 
     /// Reads to a file: temporary name, verified, fsynced, renamed. A mismatch is refetched once.
@@ -202,7 +240,7 @@ impl Store {
                     file.get_ref().sync_all().await.map_err(Error::file("fsync", to))?;
                     drop(file);
                     place(temporary, to, directory).await?;
-                    return Ok(size);
+                    return self.learned(&key, Ok(size));
                 }
                 Err(error @ (Error::Corrupt { .. } | Error::Unavailable { .. } | Error::Damaged { .. })) => {
                     first = Some(first.unwrap_or(error));
@@ -210,16 +248,17 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        Err(first.unwrap_or(Error::Missing { key }))
+        self.learned(&key, Err(first.unwrap_or(Error::Missing { key: key.clone() })))
     }
 
     /// Reads the object to nowhere and checks its digest; its size.
     pub async fn verify(&self, family: Family, digest: &Digest) -> Result<u64> {
         let key = Self::key(family, digest);
-        match self.copy(&key, digest, None, None, &mut 0).await {
+        let result = match self.copy(&key, digest, None, None, &mut 0).await {
             Err(Error::Corrupt { .. } | Error::Unavailable { .. }) => self.copy(&key, digest, None, None, &mut 0).await,
             result => result,
-        }
+        };
+        self.learned(&key, result)
     }
 
     /// A range of a content-addressed object, not verified by this call: the caller knows the digest of the part.

@@ -55,6 +55,14 @@ pub enum Error {
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
+    /// The disk behind the store is full, or its quota or inodes are used up. Nothing was kept of what was sent.
+    #[error("the disk of the store {store} is full: {what}")]
+    Full {
+        /// Which store.
+        store: String,
+        /// What it says.
+        what: String,
+    },
     /// Someone else holds the lease.
     #[error("{environment} is held by {holder} (epoch {epoch}, {op})")]
     Held {
@@ -149,7 +157,7 @@ impl Error {
             Self::TooLarge { .. } | Self::Changed { .. } => Class::BadInput,
             Self::Unavailable { .. } | Self::Listen { .. } => Class::Unavailable,
             Self::Open { .. } | Self::BadBucket { .. } => Class::Usage,
-            Self::File { .. } => Class::Internal,
+            Self::File { .. } | Self::Full { .. } => Class::Internal,
         }
     }
 

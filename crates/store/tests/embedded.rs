@@ -217,9 +217,14 @@ async fn temporaries_of_the_dead_go_and_those_of_the_living_stay() {
     std::fs::create_dir(&dead).unwrap();
     std::fs::write(dead.join("lock"), "").unwrap();
     std::fs::write(dead.join("0"), "half an obj").unwrap();
+    // A lock that cannot be opened now says nothing of who holds it.
+    let unknown = sessions.join("unknown");
+    std::fs::create_dir(&unknown).unwrap();
+    std::os::unix::fs::symlink("lock", unknown.join("lock")).unwrap();
     let second = embedded(directory.path()).await;
     second.create("refs/b", Bytes::from("b")).await.unwrap();
-    assert!(!dead.exists());
+    assert!(!dead.exists() && unknown.exists());
+    std::fs::remove_dir_all(&unknown).unwrap();
     assert_eq!(std::fs::read_dir(&sessions).unwrap().count(), 2, "those of the two that live");
     living.create("refs/c", Bytes::from("c")).await.unwrap();
     drop((living, second));

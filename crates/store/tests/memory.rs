@@ -161,3 +161,33 @@ async fn a_lease_that_is_held_longer_than_its_ttl_is_renewed() {
     assert!(store.lease_holder("staging").await.unwrap().unwrap().renewals >= 4);
     lease.release().await.unwrap();
 }
+
+#[tokio::test]
+async fn what_was_found_damaged_is_sent_again_though_its_size_is_right() {
+    let (memory, _, store) = faulty();
+    let bytes = Bytes::from("precious");
+    let digest = store.put_bytes(Family::Blob, bytes.clone()).await.unwrap();
+    let key = Store::key(Family::Blob, &digest);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &bytes).unwrap();
+    let to = file.path().with_extension("restored");
+    for round in 0..4 {
+        assert!(memory.tamper(&key, |bytes| bytes[3] ^= 0x10));
+        // Nobody has read it: a push is one question and no body.
+        assert!(!store.put_file(Family::Blob, &digest, file.path(), None).await.unwrap());
+        let found = match round {
+            0 => store.get_bytes(Family::Blob, &digest, 100).await.map(drop),
+            1 => store.get_file(Family::Blob, &digest, &to, None).await.map(drop),
+            _ => store.clone().verify(Family::Blob, &digest).await.map(drop),
+        };
+        assert!(matches!(found, Err(Error::Corrupt { .. })) && store.is_damaged(&key));
+        if round == 3 {
+            store.put_bytes(Family::Blob, bytes.clone()).await.unwrap();
+        } else {
+            assert!(store.put_file(Family::Blob, &digest, file.path(), None).await.unwrap());
+        }
+        assert!(!store.is_damaged(&key));
+        assert_eq!(store.get_bytes(Family::Blob, &digest, 100).await.unwrap(), bytes);
+        assert!(!store.put_file(Family::Blob, &digest, file.path(), None).await.unwrap());
+    }
+}

@@ -118,17 +118,26 @@ impl Directory {
         Ok(Arc::new(Self { root: root.to_owned(), stripes, session: Mutex::new(None), next: AtomicU64::new(0) }))
     }
 
+    /// The marker gets its name when everything that it promises is durable, and is durable itself afterwards.
     fn make(root: &Path, marker: &Path) -> Result<()> {
+        let sync = |path: &Path| {
+            File::open(path).and_then(|directory| directory.sync_all()).map_err(Error::file("fsync", path))
+        };
+        let root = std::path::absolute(root).map_err(Error::file("resolve", root))?;
+        let new: Vec<&Path> = root.ancestors().take_while(|path| !path.exists()).collect();
         for part in [&format!("buckets/{BUCKET}"), "uploads", "tmp", "locks"] {
             let path = root.join(part);
             fs::create_dir_all(&path).map_err(Error::file("create", &path))?;
         }
+        sync(&root.join("buckets"))?;
+        sync(&root)?;
+        new.iter().filter_map(|path| path.parent()).try_for_each(sync)?;
         // Two processes may both come here; what they write is the same.
-        let mut file = tempfile::NamedTempFile::new_in(root).map_err(Error::file("create", root))?;
+        let mut file = tempfile::NamedTempFile::new_in(&root).map_err(Error::file("create", &root))?;
         file.write_all(FORMAT.as_bytes()).map_err(Error::file("write", marker))?;
         file.as_file().sync_all().map_err(Error::file("fsync", marker))?;
         file.persist(marker).map_err(|failed| Error::file("rename", marker)(failed.error))?;
-        Ok(())
+        sync(&root)
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -219,8 +228,11 @@ impl Directory {
     fn clear_dead(&self) -> S3Result<()> {
         let sessions = self.root.join("tmp");
         for entry in fs::read_dir(&sessions).map_err(failed("list", &sessions))?.flatten() {
-            let held = File::open(entry.path().join("lock"));
-            let dead = held.as_ref().map_or(true, |held| flock(held, FlockOperation::NonBlockingLockExclusive).is_ok());
+            let dead = match File::open(entry.path().join("lock")) {
+                Ok(held) => flock(&held, FlockOperation::NonBlockingLockExclusive).is_ok(),
+                // Any other failure, as being out of descriptors, says nothing of who holds it.
+                Err(error) => error.kind() == ErrorKind::NotFound,
+            };
             if dead {
                 // What cannot be removed now is tried again by the next process.
                 let _ = fs::remove_dir_all(entry.path());

@@ -34,7 +34,11 @@ pub async fn serve(
     for bucket in buckets {
         let failed = |error: s3s::S3Error| {
             let what = format!("cannot make the bucket {bucket}: {}", error.message().unwrap_or("no reason given"));
-            Error::unavailable(directory.root().display().to_string(), what)
+            let store = directory.root().display().to_string();
+            if *error.code() == s3s::S3ErrorCode::Custom(super::FULL.into()) {
+                return Error::Full { store, what };
+            }
+            Error::unavailable(store, what)
         };
         if !s3s::path::check_bucket_name(bucket) {
             return Err(Error::BadBucket { bucket: bucket.clone() });

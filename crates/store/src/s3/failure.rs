@@ -56,6 +56,10 @@ impl Call<'_> {
         match (status(&error), error.code()) {
             (Some(412), _) => return Error::Precondition { key: key() },
             (Some(409), code) if code != Some("InvalidBucketState") => return Error::Conflict { key: key() },
+            (Some(507), _) | (_, Some(FULL | "XMinioStorageFull")) => {
+                let what = error.message().unwrap_or("it answers 507 Insufficient Storage").to_owned();
+                return Error::Full { store: self.store.to_owned(), what };
+            }
             (_, Some(DAMAGED)) => {
                 let what = error.message().unwrap_or("its record has the wrong shape").to_owned();
                 return Error::Damaged { key: key(), what };
@@ -101,7 +105,6 @@ impl Call<'_> {
             ) => {
                 format!("keeps the bucket {:?} in another region ({code}: {message})", self.bucket)
             }
-            (507, _) | (_, Some(FULL | "XMinioStorageFull")) => format!("has no space left ({message})"),
             (429 | 503, code) => format!("is overloaded ({} {}, {})", status, code.unwrap_or("no code"), self.key),
             (_, Some(code)) => format!("answers {status} {code} for {}: {message}", self.key),
             (_, None) => format!("answers {status} for {}, in a way that is not S3", self.key),
