@@ -17,12 +17,46 @@ use std::{
 };
 
 const USAGE: &str = "\
-usage: cargo xtask bench [--rounds N]
+usage: cargo xtask bench [--rounds N] [--program FILE]
 
-  --rounds N  how often each command is run; 40 by default, at least 20
+  --rounds N      how often each command is run; 40 by default, at least 20
+  --program FILE  the sealift to measure; without it a release build is made
 ";
 const ROUNDS: usize = 40;
 const LEAST_ROUNDS: usize = 20;
+
+/// What was asked for.
+struct Options {
+    rounds: usize,
+    program: Option<PathBuf>,
+}
+
+impl Options {
+    fn parse(args: &[String]) -> Outcome<Self> {
+        let mut options = Self { rounds: ROUNDS, program: None };
+        let mut words = args.iter();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
+            match word.as_str() {
+                "--rounds" => {
+                    let number = value()?;
+                    options.rounds =
+                        number.parse().map_err(|_| format!("--rounds needs a number, not '{number}'\n{USAGE}"))?;
+                    if options.rounds < LEAST_ROUNDS {
+                        return Err(format!("fewer than {LEAST_ROUNDS} rounds say little\n{USAGE}"));
+                    }
+                }
+                "--program" => {
+                    let path = value()?;
+                    let found = Path::new(path).canonicalize().map_err(|cause| format!("{path}: {cause}"))?;
+                    options.program = Some(found);
+                }
+                other => return Err(format!("bench has no option '{other}'\n{USAGE}")),
+            }
+        }
+        Ok(options)
+    }
+}
 
 /// One command that is measured.
 struct Contender {
@@ -36,22 +70,13 @@ struct Contender {
 
 /// The task.
 pub(crate) fn run(args: &[String]) -> Outcome<ExitCode> {
-    let rounds = match args {
-        [] => ROUNDS,
-        [option, number] if option == "--rounds" => {
-            let number = number.parse().map_err(|_| format!("--rounds needs a number, not '{number}'\n{USAGE}"))?;
-            if number < LEAST_ROUNDS {
-                return Err(format!("fewer than {LEAST_ROUNDS} rounds say little\n{USAGE}"));
-            }
-            number
-        }
-        [help] if matches!(help.as_str(), "--help" | "-h" | "help") => {
-            print!("{USAGE}");
-            return Ok(ExitCode::SUCCESS);
-        }
-        _ => return Err(USAGE.to_owned()),
-    };
-    let program = build()?;
+    if args.iter().any(|arg| matches!(arg.as_str(), "--help" | "-h" | "help")) {
+        print!("{USAGE}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Options { rounds, program } = Options::parse(args)?;
+    let program = program.map_or_else(build, Ok)?;
+    println!("measuring {}", program.display());
     let scene = scene::Scene::prepare(&program)?;
     let mut contenders = contenders(&program)?;
     for contender in &mut contenders {

@@ -99,7 +99,7 @@ impl Stage {
 
     /// Words of the demo itself, each line marked so that nobody takes them for output.
     pub(super) fn say(&self, text: &str) {
-        for line in text.lines() {
+        for line in text.lines().flat_map(|line| wrapped(line, 96)) {
             println!("{}", self.painted("36", format!("# {line}").trim_end()));
         }
     }
@@ -272,6 +272,19 @@ fn folded(text: &str, width: usize) -> String {
     lines.join("\n")
 }
 
+/// `line` in lines of at most `width` columns, broken between words; a longer word stays whole.
+fn wrapped(line: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in line.split_inclusive(' ') {
+        let fits = |last: &String| (last.chars().count() + word.trim_end().chars().count()) <= width;
+        match lines.last_mut() {
+            Some(last) if last.trim().is_empty() || fits(last) => last.push_str(word),
+            _ => lines.push(format!("  {word}")),
+        }
+    }
+    lines
+}
+
 /// A word as it would have to be typed.
 fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./@:=,+%".contains(&byte);
@@ -353,6 +366,12 @@ mod tests {
         assert_eq!(quoted("wine@1.0.0"), "wine@1.0.0");
         assert_eq!(quoted("feat: it's wine"), "'feat: it'\\''s wine'");
         assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn words_are_wrapped_and_indentation_is_kept() {
+        assert_eq!(wrapped("  one two three", 9), ["  one two ", "  three"]);
+        assert_eq!(wrapped("short", 9), ["short"]);
     }
 
     #[test]
