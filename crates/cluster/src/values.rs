@@ -7,15 +7,22 @@ use domain::{
     secret::{Secret, SecretRef},
     workload::Workload,
 };
+use rustix::{
+    fs::OFlags,
+    process::{Pid, Signal},
+};
 use std::{
     collections::BTreeMap,
-    io::Read,
-    process::{Command, Stdio},
+    io::{ErrorKind, Read},
+    os::unix::process::CommandExt,
+    process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
 /// How long the command of a `cmd:` secret may take.
 const SECRET_COMMAND: Duration = Duration::from_secs(30);
+/// How much the command of a `cmd:` secret may print; no variable of a process may be longer (Linux, `MAX_ARG_STRLEN`).
+const SECRET_LIMIT: usize = 128 << 10;
 
 /// Replaces `{port}` and `{mount:PATH}`; other braces stay as they are.
 pub(crate) fn fill(
@@ -80,40 +87,67 @@ fn read(reference: &SecretRef) -> std::result::Result<String, String> {
             Err(std::env::VarError::NotUnicode(_)) => Err("it is not UTF-8".to_owned()),
         },
         SecretRef::File(path) => text(std::fs::read(path).map_err(|error| error.to_string())?),
-        SecretRef::Command(command) => run(command),
+        SecretRef::Command(command) => run(command, SECRET_COMMAND),
     }
 }
 
-fn run(command: &str) -> std::result::Result<String, String> {
+/// Runs a command as a process group of its own and takes what it prints. What it leaves behind may hold its output open:
+/// it is over when the command itself has ended.
+fn run(command: &str, limit: Duration) -> std::result::Result<String, String> {
     let mut child = Command::new("sh")
         .args(["-c", command])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null()) // it may say the secret
+        .process_group(0)
         .spawn()
         .map_err(|error| format!("sh cannot be run: {error}"))?;
+    let taken = take(&mut child, limit);
+    if taken.is_err() {
+        if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+        let _ = child.wait();
+    }
+    text(taken?)
+}
+
+fn take(child: &mut Child, limit: Duration) -> std::result::Result<Vec<u8>, String> {
     let mut pipe = child.stdout.take().ok_or("its output is lost")?;
-    let reader = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        pipe.read_to_end(&mut bytes).map(|_| bytes)
-    });
+    let flags = rustix::fs::fcntl_getfl(&pipe).map_err(|error| error.to_string())?;
+    rustix::fs::fcntl_setfl(&pipe, flags | OFlags::NONBLOCK).map_err(|error| error.to_string())?;
     let started = Instant::now();
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if started.elapsed() < SECRET_COMMAND => std::thread::sleep(Duration::from_millis(5)),
-            Ok(None) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("its command took longer than {} s", SECRET_COMMAND.as_secs()));
+    let mut bytes = Vec::new();
+    loop {
+        // Looked at before the pipe, so that nothing which it printed is left there.
+        let ended = child.try_wait().map_err(|error| error.to_string())?;
+        drain(&mut pipe, &mut bytes)?;
+        match ended {
+            Some(status) if status.success() => return Ok(bytes),
+            Some(status) => return Err(format!("its command failed ({status})")),
+            None if started.elapsed() > limit => {
+                return Err(format!("its command took longer than {} s", limit.as_secs()));
             }
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+/// Reads what is in a pipe, without waiting for more.
+fn drain(pipe: &mut ChildStdout, bytes: &mut Vec<u8>) -> std::result::Result<(), String> {
+    let mut buffer = [0; 8192];
+    loop {
+        match pipe.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error.to_string()),
         }
-    };
-    if !status.success() {
-        return Err(format!("its command failed ({status})"));
+        if bytes.len() > SECRET_LIMIT {
+            return Err(format!("its command prints more than {SECRET_LIMIT} bytes"));
+        }
     }
-    text(reader.join().map_err(|_| "its output is lost")?.map_err(|error| error.to_string())?)
 }
 
 fn text(bytes: Vec<u8>) -> std::result::Result<String, String> {
@@ -144,5 +178,34 @@ mod tests {
         let why = read(&SecretRef::Command("echo hunter2; exit 3".into())).unwrap_err();
         assert!(why.contains("exit status: 3") && !why.contains("hunter2"), "{why}");
         assert!(read(&SecretRef::Env("SEALIFT_TEST_UNSET".into())).unwrap_err().contains("SEALIFT_TEST_UNSET"));
+    }
+
+    #[test]
+    fn what_a_command_leaves_behind_does_not_hold_its_secret_back() {
+        let started = Instant::now();
+        assert_eq!(read(&SecretRef::Command("sleep 61 & echo hunter2".into())).unwrap(), "hunter2");
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_command_without_an_end_is_ended_with_all_that_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        // In a subshell, so that the command has a grandchild that holds its output.
+        let command = format!("(sleep 62 & echo $! > {}; wait); true", pid.display());
+        let why = run(&command, Duration::from_secs(1)).unwrap_err();
+        assert!(why.contains("longer than 1 s"), "{why}");
+        let pid: String = std::fs::read_to_string(&pid).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let runs = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            stat.contains("(sleep)") && !stat.contains(") Z ")
+        };
+        while runs() {
+            assert!(Instant::now() < deadline, "the grandchild still runs");
+            std::thread::yield_now();
+        }
+        let why = run("cat /dev/zero", Duration::from_secs(20)).unwrap_err();
+        assert!(why.contains("prints more than"), "{why}");
     }
 }
