@@ -144,6 +144,11 @@ pub enum Step {
         /// Whose.
         which: Which,
     },
+    /// `current.json` no longer says that it serves.
+    Withdraw {
+        /// Whose.
+        which: Which,
+    },
     /// Its slot is emptied; its release stays in the store.
     Retire {
         /// Whose.
@@ -162,13 +167,17 @@ impl Step {
             Self::AwaitHealthy { .. } => "await-healthy",
             Self::Smoke { .. } => "smoke",
             Self::Switch { .. } => "switch",
+            Self::Withdraw { .. } => "withdraw",
             Self::Retire { .. } => "retire",
         }
     }
 
     /// Whether the step may interrupt what serves.
     pub fn touches_traffic(&self) -> bool {
-        matches!(self, Self::Stop { .. } | Self::Start { .. } | Self::Switch { .. } | Self::Retire { .. })
+        matches!(
+            self,
+            Self::Stop { .. } | Self::Start { .. } | Self::Switch { .. } | Self::Withdraw { .. } | Self::Retire { .. }
+        )
     }
 }
 
@@ -200,6 +209,7 @@ impl Plan {
                 format!("smoke {} with {count} request{}", release(which), if count == 1 { "" } else { "s" })
             }
             Step::Switch { which } => format!("record that {} serves {}", self.environment, release(which)),
+            Step::Withdraw { which } => format!("record that {} no longer serves {}", release(which), self.environment),
             Step::Retire { which } => format!("clear {} out of {}", release(which), slot(which)),
         }
     }
@@ -311,7 +321,11 @@ pub fn rollout(facts: Facts) -> Result<Plan, Refusal> {
         SlotState::Running { release_digest, .. } => release_digest == digest,
         _ => false,
     };
-    let same = facts.serving.as_ref().is_some_and(|(running, _)| running.digest == to.digest);
+    let settings = to.workload.settings_digest();
+    let serving = facts.serving.as_ref().map(|(running, _)| running);
+    let same_release = serving.is_some_and(|running| running.digest == to.digest);
+    // A record without settings is of a time before they were recorded: it is believed.
+    let same = same_release && serving.is_some_and(|r| r.settings.is_none_or(|recorded| recorded == settings));
     let serves_already = same && old_slot.is_some_and(|slot| runs(&to.digest, slot));
 
     to.workload.place.slot = match old_slot {
@@ -324,14 +338,18 @@ pub fn rollout(facts: Facts) -> Result<Plan, Refusal> {
         (Vec::new(), Vec::new())
     } else if same {
         reasons.push(format!("{} should serve {} but does not run", to.release, facts.environment));
-        (recreate(None, &to), Vec::new())
+        // Whatever becomes of it, it is still what the environment is to serve: it is stopped, not forgotten.
+        (recreate(None, &to), vec![Step::Stop { which: Which::New }])
     } else {
-        match &facts.serving {
-            Some((running, _)) => reasons.push(format!("{} serves {} now", running.release, facts.environment)),
+        match serving {
+            Some(running) if same_release => {
+                reasons.push(format!("{} serves {} with other settings", running.release, facts.environment));
+            }
+            Some(running) => reasons.push(format!("{} serves {} now", running.release, facts.environment)),
             None => reasons.push(format!("nothing serves {} yet", facts.environment)),
         }
         let old = facts.serving.as_ref().map(|(_, side)| side);
-        (recreate(old, &to), old.map(bring_back).unwrap_or_default())
+        (recreate(old, &to), old.map_or_else(clear_first, bring_back))
     };
     let from = if same { None } else { facts.serving.map(|(_, side)| side) };
     let bound = bound(from.as_ref(), &to, !steps.is_empty());
@@ -409,8 +427,8 @@ pub fn react(class: crate::Class, releases_fault: bool) -> Reaction {
 }
 
 /// The steps that leave nothing of a failed first release behind.
-pub fn clear_first() -> Vec<Step> {
-    vec![Step::Stop { which: Which::New }, Step::Retire { which: Which::New }]
+fn clear_first() -> Vec<Step> {
+    vec![Step::Stop { which: Which::New }, Step::Withdraw { which: Which::New }, Step::Retire { which: Which::New }]
 }
 
 fn bound(from: Option<&Side>, to: &Side, any: bool) -> Bound {

@@ -29,6 +29,9 @@ pub struct Running {
     pub digest: Digest,
     /// The slot that serves.
     pub slot: Slot,
+    /// [`crate::workload::Workload::settings_digest`] of what runs: port, environment and limits are not part of a release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Digest>,
     /// Since when.
     pub since: jiff::Timestamp,
 }
@@ -146,12 +149,102 @@ pub struct Rollout {
     pub done: Vec<usize>,
 }
 
-/// The release to go back to: the newest that served before the running one and is not it. `serving` is what runs now.
+/// The release to go back to: the one that served when the serving one was first brought by other means than a rollback,
+/// and, failing that, the newest other one that has served. `serving` is the digest of what runs now.
 pub fn way_back<'a>(history: &'a [Rollout], component: &Name, serving: Option<&Digest>) -> Option<&'a Rollout> {
-    let succeeded: Vec<&Rollout> =
+    let served: Vec<&Rollout> =
         history.iter().filter(|r| r.component == *component && r.ending == Some(Ending::Succeeded)).collect();
-    // What came before the newest rollout of the serving release. A release that was itself left by a rollback lies
-    // after its own successor's predecessor, so walk from the newest rollout that *first* brought the serving one.
-    let serving_began = succeeded.iter().position(|r| Some(&r.digest) == serving).unwrap_or(succeeded.len());
-    succeeded[..serving_began].iter().rev().find(|r| Some(&r.digest) != serving).copied()
+    // A release that was left by a rollback is no place to go back to, so the newest rollout that brought the serving
+    // release forward counts, and what it says it came from.
+    let forward = |r: &&Rollout| r.verb != Verb::Rollback && r.from.as_ref() != Some(&r.release);
+    let Some(brought) = served.iter().rposition(|r| Some(&r.digest) == serving && forward(r)) else {
+        return served.into_iter().rev().find(|r| Some(&r.digest) != serving);
+    };
+    let from = served[brought].from.as_ref()?;
+    served[..brought].iter().rev().find(|r| r.release == *from && Some(&r.digest) != serving).copied()
+}
+
+/// In what `current.json` disagrees with the ledger, in words; nothing while a rollout is open.
+pub fn disagreements(current: &Current, history: &[Rollout]) -> Vec<String> {
+    if history.iter().any(|rollout| rollout.ending.is_none()) {
+        return Vec::new();
+    }
+    let mut names: Vec<&Name> = current.components.keys().chain(history.iter().map(|r| &r.component)).collect();
+    names.sort();
+    names.dedup();
+    let mut found = Vec::new();
+    for name in names {
+        let of_it = || history.iter().rev().filter(|rollout| rollout.component == *name);
+        let recorded = of_it().find(|rollout| rollout.ending == Some(Ending::Succeeded));
+        let named = current.components.get(name);
+        match (named, recorded) {
+            (Some(named), Some(recorded)) if named.digest == recorded.digest => {}
+            (None, None) => {}
+            (Some(named), Some(recorded)) => found.push(format!(
+                "it names {} ({}), and the ledger's last success is {} ({})",
+                named.release,
+                named.digest.short(),
+                recorded.release,
+                recorded.digest.short()
+            )),
+            (Some(named), None) => {
+                found.push(format!("it names {}, which the ledger never brought there", named.release))
+            }
+            (None, Some(recorded)) => {
+                found.push(format!("it does not name {}, the ledger's last success", recorded.release))
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rollout(verb: Verb, release: &str, from: Option<&str>, ending: Ending) -> Rollout {
+        let release: ReleaseName = format!("wine@{release}").parse().unwrap();
+        Rollout {
+            op: "op".to_owned(),
+            verb,
+            component: release.component.clone(),
+            digest: Digest::of(release.to_string()),
+            from: from.map(|from| format!("wine@{from}").parse().unwrap()),
+            release,
+            plan: Digest::of("plan"),
+            actor: "ann".to_owned(),
+            reason: String::new(),
+            first_seq: 1,
+            last_seq: 2,
+            epoch: 1,
+            began: jiff::Timestamp::UNIX_EPOCH,
+            ended: None,
+            ending: Some(ending),
+            failure: None,
+            done: Vec::new(),
+        }
+    }
+
+    fn back(history: &[Rollout], serving: &str) -> Option<String> {
+        let digest = Digest::of(format!("wine@{serving}"));
+        way_back(history, &"wine".parse().unwrap(), Some(&digest)).map(|rollout| rollout.release.version.to_string())
+    }
+
+    #[test]
+    fn the_way_back_follows_what_each_release_came_from() {
+        use Ending::Succeeded;
+        let mut history = vec![rollout(Verb::Deploy, "1.0.0", None, Succeeded)];
+        assert_eq!(back(&history, "1.0.0"), None);
+        history.push(rollout(Verb::Deploy, "1.1.0", Some("1.0.0"), Succeeded));
+        assert_eq!(back(&history, "1.1.0").as_deref(), Some("1.0.0"));
+        history.push(rollout(Verb::Deploy, "1.2.0", Some("1.1.0"), Ending::WentBack));
+        assert_eq!(back(&history, "1.1.0").as_deref(), Some("1.0.0"), "a release that failed never served");
+        history.push(rollout(Verb::Deploy, "1.2.0", Some("1.1.0"), Succeeded));
+        history.push(rollout(Verb::Rollback, "1.1.0", Some("1.2.0"), Succeeded));
+        assert_eq!(back(&history, "1.1.0").as_deref(), Some("1.0.0"), "not forward to what was just left");
+        history.push(rollout(Verb::Rollback, "1.0.0", Some("1.1.0"), Succeeded));
+        assert_eq!(back(&history, "1.0.0"), None);
+        history.push(rollout(Verb::Deploy, "1.2.0", Some("1.0.0"), Succeeded));
+        assert_eq!(back(&history, "1.2.0").as_deref(), Some("1.0.0"), "not to 1.1.0, which was abandoned");
+    }
 }

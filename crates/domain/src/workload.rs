@@ -130,6 +130,12 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// SHA-256 of everything that is run, whichever slot it runs in: two workloads with the same one need no rollout.
+    pub fn settings_digest(&self) -> Digest {
+        let anywhere = Self { place: Place { slot: Slot::Blue, ..self.place.clone() }, ..self.clone() };
+        Digest::of(serde_json::to_vec(&anywhere).unwrap_or_default())
+    }
+
     /// The base URL where it answers.
     pub fn url(&self) -> String {
         format!("http://{}:{}", self.host, self.host_port)

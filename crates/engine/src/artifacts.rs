@@ -181,5 +181,5 @@ pub fn digest_of(path: &Path) -> Result<Digest> {
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|error| Error::BadInput { message: format!("a worker of Sealift itself failed: {error}"), next: None })
+        .map_err(|error| Error::Internal { message: format!("a worker of Sealift itself failed: {error}") })
 }

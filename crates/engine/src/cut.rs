@@ -250,7 +250,7 @@ pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResul
     let head = clean_head(workspace).await?;
     let version = version(workspace, component)?;
     let release = ReleaseName { component: component.name.clone(), version: version.clone() };
-    let (key, trusted) = keys(workspace)?;
+    let (key, trusted) = (workspace.signing_key()?, workspace.trusted_keys()?);
     let store = workspace.store_for_writing().await?;
     let started = workspace.now();
     let sealed = releases::find(&store, &trusted, &release).await?;
@@ -305,24 +305,6 @@ async fn clean_head(workspace: &Workspace) -> Result<Head> {
         workspace.events.note(format!("HEAD is detached at {}; the release names no branch", &head.commit[..12]));
     }
     Ok(head)
-}
-
-/// The signing key, which must be among the trusted ones: a release that nobody believes is not sealed.
-fn keys(workspace: &Workspace) -> Result<(SigningKey, TrustedKeys)> {
-    let (key, trusted) = (workspace.signing_key()?, workspace.trusted_keys()?);
-    let public = key.public();
-    if !trusted.iter().any(|(_, known)| known.key_id() == public.key_id()) {
-        return Err(Error::NotPermitted {
-            message: format!(
-                "the signing key {} ({}) is not among the trusted keys in {}",
-                workspace.config.signing.key,
-                public.fingerprint(),
-                workspace.config.signing.trusted
-            ),
-            next: Some("sealift keys list".to_owned()),
-        });
-    }
-    Ok((key, trusted))
 }
 
 fn drift(release: ReleaseName, differences: Vec<manifest::Difference>) -> Error {
@@ -551,7 +533,7 @@ async fn previous(store: &Store, trusted: &TrustedKeys, release: &ReleaseName) -
 async fn anchors(workspace: &Workspace, store: &Store, trusted: &TrustedKeys) -> Result<BTreeMap<Name, Anchor>> {
     let mut anchors = BTreeMap::new();
     for environment in workspace.config.environments.keys() {
-        let memory = workspace.state().join("ledger");
+        let memory = workspace.ledger_memory(store);
         let log = Log::new(store.clone(), environment.clone(), trusted.clone(), Some(&memory));
         if let Some(head) = log.head().await? {
             anchors.insert(environment.clone(), Anchor { seq: head.seq, digest: head.digest });

@@ -5,7 +5,7 @@
 
 use crate::{
     error::{Error, Result},
-    git, keyring,
+    git,
     rollout::chain,
     workspace::{Host, Workspace},
 };
@@ -113,36 +113,20 @@ async fn git_part(start: &Path) -> Finding {
 fn key_parts(workspace: &Workspace) -> Vec<Finding> {
     let new = format!("sealift keys new {}", workspace.config.signing.key);
     let mut findings = Vec::new();
-    let trusted = match workspace.trusted_keys() {
+    match workspace.trusted_keys() {
         Ok(trusted) => {
-            findings.push(good("trusted keys", format!("{} in {}", trusted.len(), workspace.config.signing.trusted)));
-            Some(trusted)
+            findings.push(good("trusted keys", format!("{} in {}", trusted.len(), workspace.config.signing.trusted)))
         }
-        Err(error) => {
-            findings.push(bad("trusted keys", &error, &new));
-            None
-        }
-    };
-    match keyring::signing(&workspace.host, &workspace.config, &workspace.root) {
+        Err(error) => findings.push(bad("trusted keys", &error, &new)),
+    }
+    match workspace.signing_key() {
         Ok(key) => {
-            let public = key.public();
-            let believed =
-                trusted.is_some_and(|trusted| trusted.iter().any(|(_, known)| known.key_id() == public.key_id()));
-            findings.push(if believed {
-                good("signing key", format!("{} ({})", workspace.config.signing.key, public.fingerprint()))
-            } else {
-                let text = format!(
-                    "{} ({}) is not among the trusted keys",
-                    workspace.config.signing.key,
-                    public.fingerprint()
-                );
-                Finding {
-                    class: Some(domain::Class::NotPermitted),
-                    state: State::Bad,
-                    ..warning("signing key", text, "sealift keys list")
-                }
-            });
+            findings.push(good(
+                "signing key",
+                format!("{} ({})", workspace.config.signing.key, key.public().fingerprint()),
+            ));
         }
+        Err(error @ Error::NotPermitted { .. }) => findings.push(bad("signing key", &error, "sealift keys list")),
         // Whoever only reads needs no key.
         Err(error) => findings.push(warning("signing key", chain(&error), &new)),
     }

@@ -65,6 +65,12 @@ pub enum Error {
         /// The next command.
         next: Option<String>,
     },
+    /// A fault of Sealift itself or of the machine below it.
+    #[error("{message}")]
+    Internal {
+        /// What.
+        message: String,
+    },
     /// A signature, a digest or a chain does not hold.
     #[error("{message}")]
     Integrity {
@@ -231,7 +237,7 @@ impl Error {
             Self::Refused(refusal) => refusal.class(),
             Self::Stale { .. } => Class::Busy,
             Self::Interrupted { source, .. } => source.class(),
-            Self::File { .. } | Self::Stopped { .. } => Class::Internal,
+            Self::File { .. } | Self::Stopped { .. } | Self::Internal { .. } => Class::Internal,
             Self::Failed { cause, .. } => cause.class(),
         }
     }

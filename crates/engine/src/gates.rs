@@ -9,7 +9,7 @@
 
 use crate::{
     error::{Doing, Error, Result},
-    journal::Journal,
+    journal::{Journal, Record},
     releases::{self, Sealed},
     rollout::World,
     status,
@@ -18,7 +18,9 @@ use domain::{
     Digest, Event, Name, ReleaseName,
     config::{Environment, OnWarn},
     gate::{self, Baseline, Check, CheckResult, GateResult, Measurement, Verdict},
-    state::{Ending, action},
+    plan::Refusal,
+    state::{Ending, Running, action},
+    workload::SlotState,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
@@ -92,7 +94,7 @@ pub struct Judged {
 /// Measures and judges what serves an environment against its gates, signs the verdicts, and notes them in the ledger.
 pub async fn run(world: &World, subjects: &Subjects<'_>) -> Result<Judged> {
     let environment = subjects.environment;
-    let (sealed, url) = serving(world, subjects).await?;
+    let Serving { running, sealed, url } = serving(world, subjects).await?;
     let baseline = BaselineSource::new(world, subjects).await?;
     let mut gates = Vec::new();
     for name in &environment.gates {
@@ -116,7 +118,7 @@ pub async fn run(world: &World, subjects: &Subjects<'_>) -> Result<Judged> {
         gates.push(result);
     }
     let verdict = gates.iter().map(|gate| gate.verdict).max().unwrap_or(Verdict::Inconclusive);
-    record(world, subjects, &sealed, &gates).await?;
+    record(world, subjects, &running, &sealed, &gates).await?;
     Ok(Judged { release: sealed.manifest.release, environment: environment.name.clone(), verdict, gates })
 }
 
@@ -137,24 +139,44 @@ pub struct Smoked {
 
 /// Sends the smoke requests of what serves an environment, as they were sealed. Nothing is recorded.
 pub async fn smoke(world: &World, subjects: &Subjects<'_>) -> Result<Smoked> {
-    let (sealed, url) = serving(world, subjects).await?;
+    let Serving { sealed, url, .. } = serving(world, subjects).await?;
     let report = probe::smoke(&url, &sealed.manifest.smoke, &world.events).await;
     let environment = subjects.environment.name.clone();
     Ok(Smoked { release: sealed.manifest.release, environment, url, ok: report.ok(), report })
 }
 
-/// What serves a component of an environment, verified, and where it answers.
-async fn serving(world: &World, subjects: &Subjects<'_>) -> Result<(Sealed, String)> {
+/// What serves a component of an environment: recorded, verified, and found running by the target itself.
+struct Serving {
+    running: Running,
+    sealed: Sealed,
+    url: String,
+}
+
+async fn serving(world: &World, subjects: &Subjects<'_>) -> Result<Serving> {
     let environment = subjects.environment;
+    if let Some(open) = status::open_rollout(&world.log(&environment.name)).await? {
+        return Err(Refusal::Open { environment: environment.name.clone(), op: open.op }.into());
+    }
     let current = releases::current(&world.store, &environment.name).await?;
-    let running = current.components.get(subjects.component).ok_or_else(|| Error::NotFound {
+    let running = current.components.get(subjects.component).cloned().ok_or_else(|| Error::NotFound {
         message: format!("nothing serves {} for {}", environment.name, subjects.component),
         next: Some(format!("sealift deploy {}", environment.name)),
     })?;
-    let sealed = releases::read(&world.store, &world.trusted, &running.release).await?;
+    let sealed = releases::serving(&world.store, &world.trusted, &environment.name, &running).await?;
+    let observed = world.target.observe(subjects.project, &environment.name, subjects.component).await;
+    let observed = observed.doing(format!("observe {}", environment.name))?;
+    match observed.slot(running.slot) {
+        SlotState::Running { release_digest, .. } if *release_digest == running.digest => {}
+        _ => {
+            return Err(Error::NotFound {
+                message: format!("{} is to serve {} but does not run", running.release, environment.name),
+                next: Some("sealift status".to_owned()),
+            });
+        }
+    }
     let side = domain::compose::side(&sealed.manifest, sealed.digest, environment, running.slot, &crate::platform())
         .map_err(|error| Error::bad_input(error.to_string()))?;
-    Ok((sealed, side.workload.url()))
+    Ok(Serving { url: side.workload.url(), running, sealed })
 }
 
 fn unsealed(name: &Name, sealed: &Sealed) -> GateResult {
@@ -230,7 +252,13 @@ impl BaselineSource {
 }
 
 /// Signs and stores the verdicts, then notes them in the ledger under the lease.
-async fn record(world: &World, subjects: &Subjects<'_>, sealed: &Sealed, gates: &[GateResult]) -> Result<()> {
+async fn record(
+    world: &World,
+    subjects: &Subjects<'_>,
+    measured: &Running,
+    sealed: &Sealed,
+    gates: &[GateResult],
+) -> Result<()> {
     let environment = &subjects.environment.name;
     let op = uuid::Uuid::new_v4().to_string();
     let lease = world
@@ -239,6 +267,12 @@ async fn record(world: &World, subjects: &Subjects<'_>, sealed: &Sealed, gates: 
         .await
         .doing(format!("take the lease of {environment}"))?;
     let result = async {
+        // Under the lease nothing moves: what was measured must still be what serves.
+        let now = serving(world, subjects).await?.running;
+        if now != *measured {
+            let what = format!("{} served when it was measured, and {} does now", measured.release, now.release);
+            return Err(Error::Stale { environment: environment.to_string(), what });
+        }
         let key = world.signing_key()?;
         let log = world.log(environment);
         let mut journal =
@@ -341,7 +375,8 @@ async fn read(store: &Store, trusted: &TrustedKeys, release: &Digest, key: Strin
 /// Whether a release may leave an environment: the reasons why, or [`Error::GateHolds`].
 pub async fn permit(world: &World, environment: &Environment, sealed: &Sealed) -> Result<Vec<String>> {
     let name = &environment.name;
-    let served = status::rollouts(&world.log(name).records().await?)?
+    let records = world.log(name).records().await?;
+    let served = status::rollouts(&records)?
         .iter()
         .any(|rollout| rollout.digest == sealed.digest && rollout.ending == Some(Ending::Succeeded));
     let mut holds: Vec<(Verdict, String)> = Vec::new();
@@ -354,8 +389,7 @@ pub async fn permit(world: &World, environment: &Environment, sealed: &Sealed) -
     }
     let all = evidence(&world.store, &world.trusted, &sealed.digest).await?;
     for gate in &environment.gates {
-        let newest = all.iter().rev().find(|evidence| evidence.environment == *name && evidence.result.gate == *gate);
-        match newest {
+        match newest_verdict(&records, &all, name, gate, sealed)? {
             None => holds.push((Verdict::Inconclusive, format!("gate {gate} has not judged it in {name}"))),
             Some(evidence) => {
                 gates.push(evidence.result.clone());
@@ -376,6 +410,31 @@ pub async fn permit(world: &World, environment: &Environment, sealed: &Sealed) -
             gates,
         }),
     }
+}
+
+/// The newest verdict by the ledger's order: neither a clock nor a missing object makes an older one count again.
+fn newest_verdict<'a>(
+    records: &[Record],
+    all: &'a [Evidence],
+    environment: &Name,
+    gate: &Name,
+    sealed: &Sealed,
+) -> Result<Option<&'a Evidence>> {
+    let digest = sealed.digest.to_string();
+    let judged = records.iter().rev().find_map(|record| {
+        let text = |key: &str| record.entry.subject.get(key).and_then(serde_json::Value::as_str);
+        let about = record.entry.action == action::JUDGED
+            && text("digest") == Some(&digest)
+            && text("gate") == Some(gate.as_str());
+        about.then(|| (record.entry.seq, text("evidence").unwrap_or_default().to_owned()))
+    });
+    let Some((seq, key)) = judged else { return Ok(None) };
+    let found = all.iter().find(|evidence| evidence.key == key && evidence.environment == *environment);
+    found.map(Some).ok_or_else(|| Error::Integrity {
+        message: format!(
+            "entry {seq} of the ledger of {environment} names the verdict {key}, which is not in the store"
+        ),
+    })
 }
 
 /// Whether one verdict lets a release pass now.

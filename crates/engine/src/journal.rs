@@ -64,7 +64,7 @@ impl Log {
         let doing = || format!("read the ledger of {}", self.environment);
         let stored = self.store.read(&chain::head_key(&self.environment)).await.doing(doing())?;
         let mut head = match stored {
-            Some(stored) => Some(Head::parse(&stored.bytes).doing(doing())?),
+            Some(stored) => Some(self.confirm(Head::parse(&stored.bytes).doing(doing())?).await?),
             None => None,
         };
         loop {
@@ -92,6 +92,20 @@ impl Log {
         }
         self.check_memory(head.as_ref())?;
         Ok(head)
+    }
+
+    /// `head.json` is not signed: it counts only when the entry that it names is there, signed, and is that one.
+    async fn confirm(&self, head: Head) -> Result<Head> {
+        let key = chain::entry_key(&self.environment, head.seq);
+        let broken = |what: &str| Error::Integrity {
+            message: format!("the head of the ledger of {} names entry {}, which {what}", self.environment, head.seq),
+        };
+        let stored = self.store.read(&key).await.doing(format!("read {key}"))?.ok_or_else(|| broken("is missing"))?;
+        let (entry, _) = chain::read_entry(&stored.bytes, &self.trusted).doing(format!("verify {key}"))?;
+        let same = Digest::of(&stored.bytes) == head.digest
+            && (entry.seq, entry.epoch, &entry.op, &entry.log_id) == (head.seq, head.epoch, &head.op, &head.log_id)
+            && *entry.log_id.environment() == self.environment;
+        if same { Ok(head) } else { Err(broken("is another one")) }
     }
 
     /// The newest entries as far back as `wanted` says yes, oldest first, each verified and linked to the one after it. It

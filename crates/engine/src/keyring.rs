@@ -53,10 +53,8 @@ pub fn create(host: &Host, config: &Config, root: &Path, name: &Name) -> Result<
         }
     }
     let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|error| Error::BadInput {
-        message: format!("this machine gives no random numbers: {error}"),
-        next: None,
-    })?;
+    getrandom::fill(&mut seed)
+        .map_err(|error| Error::Internal { message: format!("this machine gives no random numbers: {error}") })?;
     let key = SigningKey::from_seed(seed);
     let doing = || format!("encode the key {name}");
     write_new(&private, key.to_pem().doing(doing())?.reveal().as_bytes(), 0o600)?;
@@ -95,7 +93,7 @@ pub fn trusted_file(path: &Path) -> Result<TrustedKeys> {
     Ok(TrustedKeys::one(key_name(path)?, read_public(path)?))
 }
 
-/// The key that signs. An error names the command that makes one.
+/// The key that signs, which must be among the trusted ones. An error names the command that makes one.
 pub fn signing(host: &Host, config: &Config, root: &Path) -> Result<SigningKey> {
     let Signing { key, private, .. } = &config.signing;
     let (text, origin) = match private {
@@ -112,8 +110,21 @@ pub fn signing(host: &Host, config: &Config, root: &Path) -> Result<SigningKey> 
             (text, path.display().to_string())
         }
     };
-    SigningKey::from_pem(&text)
-        .map_err(|error| Error::bad_input(format!("the private key of {key} ({origin}) cannot be used: {error}")))
+    let signing = SigningKey::from_pem(&text)
+        .map_err(|error| Error::bad_input(format!("the private key of {key} ({origin}) cannot be used: {error}")))?;
+    // What nobody believes must never be written: a ledger entry by an unknown key could not be taken back.
+    let believed = public_files(&root.join(&config.signing.trusted))?;
+    if !believed.iter().any(|(_, _, known)| known.key_id() == signing.public().key_id()) {
+        return Err(Error::NotPermitted {
+            message: format!(
+                "the signing key {key} ({}, {origin}) is not among the trusted keys in {}",
+                signing.public().fingerprint(),
+                config.signing.trusted
+            ),
+            next: Some("sealift keys list".to_owned()),
+        });
+    }
+    Ok(signing)
 }
 
 /// The value behind a secret reference. The value is in no error.

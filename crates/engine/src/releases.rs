@@ -8,7 +8,7 @@ use domain::{
     Digest, Name, ReleaseName,
     manifest::{Manifest, SCHEMA},
     names::Unknown,
-    state::Current,
+    state::{Current, Running},
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use ledger::{bundle, keys::TrustedKeys, statement::predicate_type};
@@ -135,6 +135,23 @@ pub async fn missing(store: &Store, manifest: &Manifest) -> Result<Vec<String>> 
         missing.extend(keys.into_iter().map(|key| format!("data/{name} ({key})")));
     }
     Ok(missing)
+}
+
+/// The release that `current.json` names, verified, and found to be the very bundle that it names.
+pub async fn serving(store: &Store, trusted: &TrustedKeys, environment: &Name, running: &Running) -> Result<Sealed> {
+    let sealed = read(store, trusted, &running.release).await?;
+    if sealed.digest != running.digest {
+        return Err(Error::Integrity {
+            message: format!(
+                "{} names {} as {}, and that release is {}",
+                current_key(environment),
+                running.release,
+                running.digest,
+                sealed.digest
+            ),
+        });
+    }
+    Ok(sealed)
 }
 
 /// What an environment serves, as the store has it.

@@ -327,7 +327,7 @@ impl Restoring<'_> {
         let words = run.command.as_ref().unwrap_or(&self.entry);
         let (program, arguments) = words.split_first()?;
         let program = format!("\"$here\"/rootfs{}", quote(&format!("/{}", program.trim_start_matches('/'))));
-        let arguments: Vec<String> = arguments.iter().map(|word| quote(word)).collect();
+        let arguments: Vec<String> = arguments.iter().map(|word| self.value(run, word)).collect();
         Some([vec![program], arguments].concat().join(" "))
     }
 

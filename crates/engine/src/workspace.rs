@@ -99,7 +99,12 @@ impl Workspace {
         Ok(store)
     }
 
-    /// The key that signs.
+    /// The folder where the newest ledger entries seen in this store are remembered.
+    pub fn ledger_memory(&self, store: &Store) -> PathBuf {
+        self.state().join("ledger").join(domain::Digest::of(store.describe()).short())
+    }
+
+    /// The key that signs, which is among the trusted ones.
     pub fn signing_key(&self) -> Result<SigningKey> {
         keyring::signing(&self.host, &self.config, &self.root)
     }

@@ -79,13 +79,27 @@ impl Holder {
             return !living().contains(&self.uuid);
         }
         match process_start(self.pid) {
-            Some((started, running)) => started != self.started || !running,
+            Some((started, state)) => started != self.started || matches!(state, 'Z' | 'X' | 'x'),
             // Its entry in /proc may be hidden from us; the kernel still answers whether there is such a process.
             None => {
                 let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
                 pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
             }
         }
+    }
+}
+
+impl Holder {
+    /// Whether the holder is a process of this same boot and PID namespace that runs. One that was stopped does not.
+    fn provably_runs(&self, us: &Self) -> bool {
+        if self.host != us.host {
+            return false;
+        }
+        if self.pid == us.pid && self.started == us.started {
+            return living().contains(&self.uuid);
+        }
+        process_start(self.pid)
+            .is_some_and(|(started, state)| started == self.started && matches!(state, 'R' | 'S' | 'D' | 'I'))
     }
 }
 
@@ -112,14 +126,14 @@ impl Drop for Living {
     }
 }
 
-/// Start time in ticks since boot, and whether the process still runs (a zombie does not), from proc(5).
-fn process_start(pid: u32) -> Option<(u64, bool)> {
+/// Start time in ticks since boot, and the state's letter (`Z` is a zombie, `T` is stopped), from proc(5).
+fn process_start(pid: u32) -> Option<(u64, char)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command, in brackets, may hold anything; the fields after it are numbered from 3.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace();
-    let running = !matches!(fields.next()?, "Z" | "X" | "x");
-    Some((fields.nth(18)?.parse().ok()?, running))
+    let state = fields.next()?.chars().next()?;
+    Some((fields.nth(18)?.parse().ok()?, state))
 }
 
 /// A clock that nobody sets and that runs on while the machine sleeps.
@@ -273,13 +287,15 @@ fn decode(environment: &str, there: &Versioned) -> Result<LeaseState> {
 }
 
 impl Store {
-    /// Acquires the lease of an environment. Waits at most `patience` (which must exceed the TTL to take over a
-    /// dead holder; a holder that is provably dead on this host is taken over at once).
+    /// Acquires the lease of an environment. A holder that is provably dead on this host is taken over at once; any other
+    /// is watched until it shows that it lives (it renews, or it is a running process of this host), or until it has
+    /// stood still for its TTL and is taken over. For one that lives, `patience` is waited, then it is [`Error::Held`].
     pub async fn lease(&self, environment: &str, op: &str, ttl: Duration, patience: Duration) -> Result<Lease> {
         let us = Holder::this_process();
         let alive = Living::new(&us.uuid);
         let begun = Instant::now();
         let mut watched: Option<(String, Instant)> = None;
+        let mut renewed_meanwhile = false;
         loop {
             let reading = Instant::now();
             let there = self.read(&key(environment)).await?;
@@ -290,7 +306,8 @@ impl Store {
                 // Still means: seen at the end of one read and again at the beginning of another, a TTL later.
                 let still = match &watched {
                     Some((etag, since)) if *etag == there.etag => reading.saturating_duration_since(*since),
-                    _ => {
+                    seen => {
+                        renewed_meanwhile |= seen.is_some();
                         watched = Some((there.etag.clone(), Instant::now()));
                         Duration::ZERO
                     }
@@ -298,11 +315,10 @@ impl Store {
                 let expired = still >= Duration::from_millis(state.ttl_ms);
                 if !expired && !holder.provably_dead(&us) {
                     let left = patience.saturating_sub(begun.elapsed());
-                    if left.is_zero() {
+                    if left.is_zero() && (renewed_meanwhile || holder.provably_runs(&us)) {
                         return Err(held(environment, state, holder));
                     }
-                    let pause = Duration::from_millis((state.ttl_ms / 10).clamp(10, 500));
-                    tokio::time::sleep(pause.min(left)).await;
+                    tokio::time::sleep(Duration::from_millis((state.ttl_ms / 10).clamp(10, 500))).await;
                     continue;
                 }
             }

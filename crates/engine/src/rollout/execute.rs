@@ -195,6 +195,23 @@ fn begun(plan: &Plan, digest: Digest) -> BTreeMap<String, Value> {
     ])
 }
 
+/// Which steps are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Forward,
+    Back,
+}
+
+impl Way {
+    /// The word in the ledger.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Back => "back",
+        }
+    }
+}
+
 /// One rollout under way.
 struct Run<'a> {
     world: &'a World,
@@ -207,8 +224,11 @@ struct Run<'a> {
 impl Run<'_> {
     async fn go(&mut self, direction: Direction) -> Result<Finished> {
         match direction {
-            Direction::Forward => match self.walk(&self.plan.steps, "forward").await {
-                Ok(()) => self.end(Ending::Succeeded, None).await,
+            Direction::Forward => match self.walk(&self.plan.steps, Way::Forward).await {
+                Ok(_) => match self.end(Ending::Succeeded, None).await {
+                    Ok(finished) => Ok(finished),
+                    Err(error) => Err(self.hold("record the end".to_owned(), error).await),
+                },
                 Err((step, error)) => self.failed(step, error).await,
             },
             Direction::Back(ending) => {
@@ -218,16 +238,31 @@ impl Run<'_> {
         }
     }
 
-    /// Does steps in order; on an error says at which step.
-    async fn walk(&mut self, steps: &[Step], direction: &str) -> std::result::Result<(), (String, Error)> {
+    /// Does steps in order; on an error says at which step. On the way back a release that is itself at fault stops
+    /// nothing: there is no better one to go back to, so what is wrong with it is noted and said.
+    async fn walk(&mut self, steps: &[Step], way: Way) -> std::result::Result<Vec<String>, (String, Error)> {
+        let mut unwell = Vec::new();
         for (index, step) in steps.iter().enumerate() {
             let title = self.plan.title(step);
-            self.step(*step, index + 1, steps.len(), &title, direction).await.map_err(|error| (title, error))?;
+            // A release that could not be started need not be asked whether it is well.
+            if !unwell.is_empty() && matches!(step, Step::AwaitHealthy { .. } | Step::Smoke { .. }) {
+                continue;
+            }
+            match self.step(*step, index + 1, steps.len(), &title, way).await {
+                Ok(()) => {}
+                Err(error) if way == Way::Back && error.is_releases_fault() => {
+                    let why = chain(&error);
+                    let noted = [("title".to_owned(), json!(title)), ("unwell".to_owned(), json!(why))];
+                    self.write(action::FAILED, noted.into(), Vec::new()).await.map_err(|error| (title, error))?;
+                    unwell.push(why);
+                }
+                Err(error) => return Err((title, error)),
+            }
         }
-        Ok(())
+        Ok(unwell)
     }
 
-    async fn step(&mut self, step: Step, number: usize, of: usize, title: &str, direction: &str) -> Result<()> {
+    async fn step(&mut self, step: Step, number: usize, of: usize, title: &str, way: Way) -> Result<()> {
         let world = self.world;
         let emit = |state: StepState, millis: Option<u64>| {
             world.events.emit(Event::Step { number, of, title: title.to_owned(), state, millis });
@@ -235,7 +270,7 @@ impl Run<'_> {
         let subject = BTreeMap::from([
             ("step".to_owned(), json!(number)),
             ("kind".to_owned(), json!(step.kind())),
-            ("direction".to_owned(), json!(direction)),
+            ("direction".to_owned(), json!(way.as_str())),
             ("title".to_owned(), json!(title)),
         ]);
         emit(StepState::Started, None);
@@ -243,9 +278,14 @@ impl Run<'_> {
         let result = async {
             self.write(action::INTENT, subject.clone(), Vec::new()).await?;
             self.lease.check().doing(format!("go on with the lease of {}", self.plan.environment))?;
-            let outcome = tokio::select! {
-                outcome = world.act(self.plan, step, self.lease.epoch) => outcome?,
-                () = world.stop.cancelled() => return Err(Error::Stopped { signal: "a signal" }),
+            let act = world.act(self.plan, step, self.lease.epoch);
+            let outcome = match way {
+                Way::Forward => tokio::select! {
+                    outcome = act => outcome?,
+                    () = world.stop.cancelled() => return Err(Error::Stopped { signal: "a signal" }),
+                },
+                // Whoever stops a rollout wants the way back, not half of it.
+                Way::Back => act.await?,
             };
             crash_point();
             let mut done = subject;
@@ -266,20 +306,8 @@ impl Run<'_> {
     /// A step of the way forward failed: go back, or hold.
     async fn failed(&mut self, step: String, error: Error) -> Result<Finished> {
         let fault = error.is_releases_fault();
-        let overtaken = self.lease.check().is_err();
-        if overtaken || plan::react(error.class(), fault) == Reaction::Hold {
-            let serving = if overtaken {
-                "another writer has taken over".to_owned()
-            } else {
-                self.world.hold(self.plan, self.lease.epoch).await
-            };
-            return Err(Error::Interrupted {
-                release: self.plan.to.release.clone(),
-                environment: self.plan.environment.to_string(),
-                step,
-                serving,
-                source: Box::new(error),
-            });
+        if self.lease.check().is_err() || plan::react(error.class(), fault) == Reaction::Hold {
+            return Err(self.hold(step, error).await);
         }
         let ending = if self.plan.from.is_some() { Ending::WentBack } else { Ending::Emptied };
         let failure = chain(&error);
@@ -289,14 +317,38 @@ impl Run<'_> {
             ("decision".to_owned(), json!("go-back")),
             ("ending".to_owned(), json!(ending.as_str())),
         ];
-        self.write(action::FAILED, subject.into(), Vec::new()).await?;
-        self.go_back(ending, Some(&failure)).await?;
+        if let Err(unwritten) = self.write(action::FAILED, subject.into(), Vec::new()).await {
+            self.world.events.warn(format!("{failure}; the decision to go back could not be recorded"));
+            return Err(self.hold(step, unwritten).await);
+        }
+        let unwell = self.go_back(ending, Some(&failure)).await?;
         let serving = match &self.plan.from {
-            Some(old) => format!("{} serves again", old.release),
-            None => "nothing served before, and nothing does now".to_owned(),
+            Some(old) if unwell.is_empty() => format!("{} serves again", old.release),
+            Some(old) => format!("{} was brought back but is not well either: {}", old.release, unwell.join("; ")),
+            None => format!("nothing serves {} now", self.plan.environment),
         };
         let class = if fault { None } else { Some(error.class()) };
         Err(self.went_back(failure, serving, class))
+    }
+
+    /// The rollout stays open. What served before is kept serving as well as can be, by whoever may still write.
+    async fn hold(&self, step: String, error: Error) -> Error {
+        let serving = match self.lease.check() {
+            Err(store::Error::Fenced { .. }) => "another writer has taken over".to_owned(),
+            Err(_) => "the lease could not be confirmed in time, so nothing more was changed".to_owned(),
+            Ok(()) => self.world.hold(self.plan, self.lease.epoch).await,
+        };
+        self.interrupted(step, serving, error)
+    }
+
+    fn interrupted(&self, step: String, serving: String, error: Error) -> Error {
+        Error::Interrupted {
+            release: self.plan.to.release.clone(),
+            environment: self.plan.environment.to_string(),
+            step,
+            serving,
+            source: Box::new(error),
+        }
     }
 
     fn went_back(&self, failure: String, serving: String, class: Option<Class>) -> Error {
@@ -304,20 +356,23 @@ impl Run<'_> {
         Error::WentBack { release: self.plan.to.release.clone(), environment, failure, serving, class }
     }
 
-    async fn go_back(&mut self, ending: Ending, failure: Option<&str>) -> Result<()> {
-        let steps = if self.plan.from.is_some() { self.plan.back.clone() } else { plan::clear_first() };
+    /// Goes the way back to its end. Says what is wrong with the release that serves then, if anything is.
+    async fn go_back(&mut self, ending: Ending, failure: Option<&str>) -> Result<Vec<String>> {
         self.world.events.note(match &self.plan.from {
             Some(old) => format!("going back: {} is to serve {} again", old.release, self.plan.environment),
-            None => format!("going back: nothing served {} before", self.plan.environment),
+            None => format!("going back: nothing else is to serve {}", self.plan.environment),
         });
-        self.walk(&steps, "back").await.map_err(|(step, error)| Error::Interrupted {
-            release: self.plan.to.release.clone(),
-            environment: self.plan.environment.to_string(),
-            step,
-            serving: "the way back is not finished".to_owned(),
-            source: Box::new(error),
-        })?;
-        self.end(ending, failure).await.map(|_| ())
+        let unwell = match self.walk(&self.plan.back, Way::Back).await {
+            Ok(unwell) => unwell,
+            Err((step, error)) => return Err(self.hold(step, error).await),
+        };
+        if !unwell.is_empty() {
+            self.world.events.warn(format!("what serves now is not well: {}", unwell.join("; ")));
+        }
+        match self.end(ending, failure).await {
+            Ok(_) => Ok(unwell),
+            Err(error) => Err(self.hold("record the end".to_owned(), error).await),
+        }
     }
 
     async fn end(&mut self, ending: Ending, failure: Option<&str>) -> Result<Finished> {

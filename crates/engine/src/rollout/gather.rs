@@ -14,7 +14,8 @@ use domain::{
     config::{self, Environment},
     manifest::Anchor,
     plan::{Facts, Plan, Side, Verb, rollout},
-    state::way_back,
+    secret::SecretRef,
+    state::{Ending, way_back},
     workload::Slot,
 };
 use ledger::keys::TrustedKeys;
@@ -41,6 +42,7 @@ pub struct RolloutRequest {
 pub async fn world(workspace: &Workspace, environment: &Name, stop: CancellationToken) -> Result<World> {
     let settings = find(workspace, environment)?;
     let store = workspace.store().await?;
+    let memory = workspace.ledger_memory(&store);
     let trusted = workspace.trusted_keys().or_else(|error| match error {
         // A repository without keys has no releases either: nothing can be believed, and nothing need be.
         Error::NotFound { .. } => Ok(TrustedKeys::new()),
@@ -51,7 +53,8 @@ pub async fn world(workspace: &Workspace, environment: &Name, stop: Cancellation
             Arc::new(cluster::Process::new(workspace.root.join(root), host.clone()))
         }
         config::Target::Docker { engine, host } => {
-            Arc::new(cluster::Docker::new(engine.clone(), host.clone(), workspace.state().join("docker")))
+            let state = cluster::docker::state_folder(workspace.state().join("docker"));
+            Arc::new(cluster::Docker::new(engine.clone(), host.clone(), state))
         }
     };
     Ok(World {
@@ -64,7 +67,7 @@ pub async fn world(workspace: &Workspace, environment: &Name, stop: Cancellation
         clock: workspace.clock.clone(),
         events: workspace.events.clone(),
         cache: workspace.cache(),
-        memory: Some(workspace.state().join("ledger")),
+        memory: Some(memory),
         lease_ttl: settings.lease_ttl,
         patience: Duration::ZERO,
         stop,
@@ -85,8 +88,8 @@ pub async fn plan(workspace: &Workspace, world: &World, request: RolloutRequest)
     let running = current.components.get(&request.component);
     let serving = match running {
         Some(running) => {
-            let sealed = releases::read(&world.store, &world.trusted, &running.release).await?;
-            Some((running.clone(), compose(&sealed, settings, running.slot)?))
+            let sealed = releases::serving(&world.store, &world.trusted, &request.environment, running).await?;
+            Some((running.clone(), compose(workspace, &sealed, settings, running.slot)?))
         }
         None => None,
     };
@@ -119,7 +122,9 @@ pub async fn plan(workspace: &Workspace, world: &World, request: RolloutRequest)
         let from = find(workspace, after)?;
         reasons = gates::permit(world, from, &sealed).await?;
     }
-    if request.verb == Verb::Rollback && !history.iter().any(|rollout| rollout.digest == sealed.digest) {
+    if request.verb == Verb::Rollback
+        && !history.iter().any(|r| r.digest == sealed.digest && r.ending == Some(Ending::Succeeded))
+    {
         return Err(Error::NotPermitted {
             message: format!(
                 "{} has never served {}; a rollback goes to a release that has",
@@ -139,7 +144,7 @@ pub async fn plan(workspace: &Workspace, world: &World, request: RolloutRequest)
         project: workspace.config.project.clone(),
         environment: request.environment.clone(),
         strategy: settings.strategy,
-        to: compose(&sealed, settings, Slot::Blue)?,
+        to: compose(workspace, &sealed, settings, Slot::Blue)?,
         serving,
         observed,
         base: records.last().map(|record| Anchor { seq: record.entry.seq, digest: record.digest }),
@@ -152,7 +157,19 @@ pub async fn plan(workspace: &Workspace, world: &World, request: RolloutRequest)
     Ok(plan)
 }
 
-fn compose(sealed: &Sealed, settings: &Environment, slot: Slot) -> Result<Side> {
-    domain::compose::side(&sealed.manifest, sealed.digest, settings, slot, &crate::platform())
-        .map_err(|error| Error::bad_input(error.to_string()))
+fn compose(workspace: &Workspace, sealed: &Sealed, settings: &Environment, slot: Slot) -> Result<Side> {
+    let mut side = domain::compose::side(&sealed.manifest, sealed.digest, settings, slot, &crate::platform())
+        .map_err(|error| Error::bad_input(error.to_string()))?;
+    // A target does not know the repository: what is relative to it is made absolute here.
+    for reference in side.workload.secrets.values_mut() {
+        match reference {
+            SecretRef::File(path) => *path = workspace.root.join(&*path).display().to_string(),
+            SecretRef::Command(command) => {
+                let root = workspace.root.display().to_string().replace('\'', "'\\''");
+                *command = format!("cd '{root}' && {command}");
+            }
+            SecretRef::Env(_) => {}
+        }
+    }
+    Ok(side)
 }

@@ -43,6 +43,7 @@ impl World {
                 Ok(Outcome::Done)
             }
             Step::Switch { which } => self.switch(plan, side(plan, which)?, epoch).await,
+            Step::Withdraw { which } => self.withdraw(plan, side(plan, which)?, epoch).await,
             Step::Retire { which } => self.retire(plan, which, epoch).await,
         }
     }
@@ -79,7 +80,10 @@ impl World {
         }
         if state.is_running() {
             // The slot that does not serve is ours to fill; what runs in it is a leftover.
-            self.target.stop(place, side.workload.stop_timeout).await.doing(format!("stop what is left in {place}"))?;
+            self.target
+                .stop(place, epoch, side.workload.stop_timeout)
+                .await
+                .doing(format!("stop what is left in {place}"))?;
         }
         let staged =
             artifacts::stage(&self.store, &self.cache, &side.workload, self.target.image_form(), &self.events).await?;
@@ -96,7 +100,7 @@ impl World {
         if !self.slot(place, epoch).await?.is_running() {
             return Ok(Outcome::AlreadyDone);
         }
-        self.target.stop(place, side.workload.stop_timeout).await.doing(format!("stop {place}"))?;
+        self.target.stop(place, epoch, side.workload.stop_timeout).await.doing(format!("stop {place}"))?;
         Ok(Outcome::Done)
     }
 
@@ -119,8 +123,43 @@ impl World {
         Ok(Outcome::Done)
     }
 
-    /// `current.json` by compare-and-swap; a lower epoch is refused.
+    /// `current.json` names the release.
     async fn switch(&self, plan: &Plan, side: &Side, epoch: u64) -> Result<Outcome> {
+        let slot = side.workload.place.slot;
+        let settings = Some(side.workload.settings_digest());
+        self.change_current(plan, epoch, |current| {
+            let there = current.components.get(&plan.component);
+            let same = |r: &Running| r.digest == side.digest && r.slot == slot && r.settings == settings;
+            if there.is_some_and(same) && current.epoch == epoch {
+                return None;
+            }
+            Some(Some(Running {
+                release: side.release.clone(),
+                digest: side.digest,
+                slot,
+                settings,
+                since: self.clock.now(),
+            }))
+        })
+        .await
+    }
+
+    /// `current.json` does not name the release.
+    async fn withdraw(&self, plan: &Plan, side: &Side, epoch: u64) -> Result<Outcome> {
+        self.change_current(plan, epoch, |current| {
+            let named = current.components.get(&plan.component).is_some_and(|running| running.digest == side.digest);
+            named.then_some(None)
+        })
+        .await
+    }
+
+    /// Changes `current.json` by compare-and-swap; a lower epoch is refused. `change` says nothing when it is already so.
+    async fn change_current(
+        &self,
+        plan: &Plan,
+        epoch: u64,
+        change: impl Fn(&Current) -> Option<Option<Running>>,
+    ) -> Result<Outcome> {
         let key = current_key(plan);
         let doing = || format!("record what {} serves", plan.environment);
         loop {
@@ -129,24 +168,16 @@ impl World {
                 Some(stored) => parse_current(&key, &stored.bytes)?,
                 None => Current::empty(plan.environment.clone()),
             };
-            let slot = side.workload.place.slot;
-            let serves = current.components.get(&plan.component);
-            if serves.is_some_and(|running| running.digest == side.digest && running.slot == slot)
-                && current.epoch == epoch
-            {
-                return Ok(Outcome::AlreadyDone);
-            }
-            let running = Running { release: side.release.clone(), digest: side.digest, slot, since: self.clock.now() };
-            let next =
-                current.with(&plan.component, Some(running), epoch, &plan.op).map_err(|overtaken| Error::Failed {
-                    doing: doing(),
-                    cause: store::Error::Fenced {
-                        environment: plan.environment.to_string(),
-                        ours: overtaken.ours,
-                        newest: overtaken.newest,
-                    }
-                    .into(),
-                })?;
+            let Some(running) = change(&current) else { return Ok(Outcome::AlreadyDone) };
+            let next = current.with(&plan.component, running, epoch, &plan.op).map_err(|overtaken| Error::Failed {
+                doing: doing(),
+                cause: store::Error::Fenced {
+                    environment: plan.environment.to_string(),
+                    ours: overtaken.ours,
+                    newest: overtaken.newest,
+                }
+                .into(),
+            })?;
             let bytes = serde_json::to_vec_pretty(&next).unwrap_or_default();
             let expected = stored.as_ref().map(|stored| stored.etag.as_str());
             if let Swap::Swapped(_) = self.store.swap(&key, expected, bytes.into()).await.doing(doing())? {
@@ -163,9 +194,9 @@ impl World {
             return Ok(Outcome::AlreadyDone);
         }
         if state.is_running() {
-            self.target.stop(place, side.workload.stop_timeout).await.doing(format!("stop {place}"))?;
+            self.target.stop(place, epoch, side.workload.stop_timeout).await.doing(format!("stop {place}"))?;
         }
-        self.target.remove(place).await.doing(format!("clear {place}"))?;
+        self.target.remove(place, epoch).await.doing(format!("clear {place}"))?;
         Ok(Outcome::Done)
     }
 
@@ -205,7 +236,7 @@ impl World {
             self.start(plan, Which::Old, epoch).await?;
             Ok::<_, Error>(())
         };
-        match tokio::time::timeout(std::time::Duration::from_secs(5), held).await {
+        match tokio::time::timeout((self.lease_ttl / 3).min(std::time::Duration::from_secs(5)), held).await {
             Ok(Ok(())) => format!("{} was left serving", old.release),
             Ok(Err(error)) => format!("{} could not be started again: {error}", old.release),
             Err(_) => format!("{} could not be started again in time", old.release),
