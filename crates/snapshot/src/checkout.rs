@@ -361,12 +361,11 @@ pub(crate) fn checkout(
         remember(cache, name, data, *digest, current, known, &plan)?;
     }
     if !result.kept.is_empty() {
-        let count = result.kept.len();
-        events.warn(format!(
-            "{} has {count} files that snapshot {} does not have; they stay",
-            data.display(),
-            digest.short()
-        ));
+        let (what, stay) = match result.kept.len() {
+            1 => ("a file".to_owned(), "it stays"),
+            many => (format!("{many} files"), "they stay"),
+        };
+        events.warn(format!("{} has {what} that snapshot {} does not have; {stay}", data.display(), digest.short()));
     }
     task.finish(format!("{} written, {} unchanged", result.written, result.unchanged));
     Ok(result)

@@ -166,6 +166,11 @@ fn more(count: usize, named: usize) -> String {
     if count > named { format!(" and {} more", count - named) } else { String::new() }
 }
 
+/// A number with its noun, as people say it.
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Adds the action and the path to an IO error.
 pub(crate) fn at(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
     let path = path.into();

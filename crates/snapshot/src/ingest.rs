@@ -3,7 +3,7 @@
 
 use crate::{
     cache::{Cache, ChunkIndex},
-    error::{Error, Result, at},
+    error::{Error, Result, at, count},
     layout::{Chunk, LayoutReader, LayoutWriter, PackInfo},
     manifest::{Entry, Kind, ManifestReader, ManifestWriter, Shape, Totals},
     pack::{CHUNK, PackWriter, SMALL, Squeezer},
@@ -103,7 +103,7 @@ pub(crate) fn ingest(
     let ingested = assembled.commit(cache)?;
     StatIndex { stamp, base: Some(ingested.0.digest), known: ingested.1 }.save(cache, name)?;
     let Ingested { totals, new_bytes, .. } = ingested.0;
-    task.finish(format!("{} files, {} bytes, {new_bytes} new", totals.files, totals.bytes));
+    task.finish(format!("{}, {}, {new_bytes} new", count(totals.files, "file"), count(totals.bytes, "byte")));
     Ok(ingested.0)
 }
 

@@ -2,12 +2,13 @@
 //!
 //! What a store has is asked of the store each time, never remembered: an object that was deleted or cut short behind
 //! our back is found by the next push. One page of a listing usually answers for everything at once, because the keys
-//! of layouts, packs and snapshots follow each other.
+//! of layouts, packs and snapshots follow each other. Sizes are all that it tells, so what the store value was found to have
+//! damaged counts as missing.
 
 use crate::{
     cache::{Cache, layout_key, manifest_key},
     checkout::verify_cached,
-    error::{Error, Result, at},
+    error::{Error, Result, at, count},
     layout::{LayoutReader, PackInfo, hash_rest},
     manifest::{self, ManifestReader},
 };
@@ -65,12 +66,19 @@ impl Survey {
             let keys = packs.iter().map(|pack| Store::key(Family::Pack, &pack.digest));
             let beyond: Vec<String> = keys.chain([layout, manifest_key(digest)]).filter(|key| *key > seen_to).collect();
             let answers: Vec<_> = stream::iter(beyond)
-                .map(|key| async move { store.objects().head(&key).await.map(|meta| (key, meta)) })
+                .map(|key| async move {
+                    match store.objects().head(&key).await {
+                        // What has no shape any more is as good as absent.
+                        Err(store::Error::Damaged { .. }) => Ok((key, None)),
+                        answer => answer.map(|meta| (key, meta)),
+                    }
+                })
                 .buffer_unordered(QUESTIONS)
                 .try_collect()
                 .await?;
             sizes.extend(answers.into_iter().filter_map(|(key, meta)| Some((key, meta?.size))));
         }
+        sizes.retain(|key, _| !store.is_damaged(key));
         Ok(Self { sizes })
     }
 
@@ -127,6 +135,7 @@ async fn send(store: &Store, key: &str, path: &Path, length: u64, digest: &Diges
         let what = format!("has {} bytes of the {length} that were sent", meta.size);
         return Err(store::Error::Damaged { key: key.to_owned(), what });
     }
+    store.mended(key);
     show(length);
     Ok(())
 }
@@ -208,19 +217,36 @@ pub(crate) async fn fetch(
     cache: &Cache,
     digest: &Digest,
     events: &Events,
-    mut problems: Option<&mut Vec<String>>,
+    problems: Option<&mut Vec<String>>,
 ) -> Result<Vec<PackInfo>> {
     let (opened, snapshot) = (cache.clone(), *digest);
     let known =
         blocking("open a snapshot", move || Ok(opened.open_manifest(&snapshot)?.and(opened.packs_of(&snapshot)?)))
             .await?;
-    let packs = match known {
-        Some(packs) => packs,
-        None => fetch_description(store, cache, digest).await?,
-    };
+    if let Some(packs) = known {
+        match fetch_packs(store, cache, digest, &packs, events, None).await {
+            Ok(()) => return Ok(packs),
+            // Someone else may have pushed the same snapshot packed otherwise: the store's own layout decides.
+            Err(Error::Store { source, .. }) if is_damage(&source) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let packs = fetch_description(store, cache, digest).await?;
+    fetch_packs(store, cache, digest, &packs, events, problems).await?;
+    Ok(packs)
+}
+
+async fn fetch_packs(
+    store: &Store,
+    cache: &Cache,
+    digest: &Digest,
+    packs: &[PackInfo],
+    events: &Events,
+    mut problems: Option<&mut Vec<String>>,
+) -> Result<()> {
     let missing: Vec<PackInfo> = packs.iter().filter(|pack| !cache.has_pack(pack)).copied().collect();
     if missing.is_empty() {
-        return Ok(packs);
+        return Ok(());
     }
     let total = missing.iter().map(|pack| pack.size).sum();
     let task = events.task(format!("fetch snapshot {}", digest.short()), Some(total), Unit::Bytes);
@@ -238,8 +264,8 @@ pub(crate) async fn fetch(
         }
     }
     drop(arriving);
-    task.finish(format!("{total} bytes"));
-    Ok(packs)
+    task.finish(count(total, "byte"));
+    Ok(())
 }
 
 pub(crate) fn is_damage(error: &store::Error) -> bool {
@@ -301,7 +327,12 @@ async fn fetch_description(store: &Store, cache: &Cache, digest: &Digest) -> Res
         match checked {
             Ok(packs) => break (layout, packs),
             Err(Error::Corrupt { .. }) if attempt == 1 => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                if matches!(error, Error::Corrupt { .. }) {
+                    store.found_damaged(&layout_key(digest));
+                }
+                return Err(error);
+            }
         }
     };
     place(cache, layout, cache.layout(digest)).await?;
@@ -329,11 +360,11 @@ pub(crate) async fn verify(
         return Err(Error::Damaged { snapshot: *digest, problems });
     }
     let task = events.task(format!("verify snapshot {}", digest.short()), None, Unit::Bytes);
-    let (cache, snapshot, count) = (scratch.clone(), *digest, packs.len() as u64);
+    let (cache, snapshot, read) = (scratch.clone(), *digest, packs.len() as u64);
     blocking("verify a snapshot", move || {
         let (files, bytes) = verify_cached(&cache, &snapshot, &task)?;
-        task.finish(format!("{files} files, {bytes} bytes"));
-        Ok(crate::Verified { files, bytes, packs: count })
+        task.finish(format!("{}, {}", count(files, "file"), count(bytes, "byte")));
+        Ok(crate::Verified { files, bytes, packs: read })
     })
     .await
 }

@@ -3,7 +3,7 @@
 use crate::{
     cache::{Cache, Guard, OwnLayout, layout_key, manifest_key},
     checkout,
-    error::{Error, Result, at},
+    error::{Error, Result, at, count},
     ingest,
     manifest::{self, Manifest, Shape},
     pointer::{Pointer, write_text},
@@ -11,7 +11,7 @@ use crate::{
     scan,
 };
 use domain::{
-    Digest, Events,
+    Class, Digest, Events,
     event::{Task, Unit},
 };
 use std::path::{Component, Path, PathBuf};
@@ -222,7 +222,7 @@ impl Repository {
         remote::send_packs(store, &self.cache, digest, &missing, &task).await?;
         remote::send_small(store, &layout_key(digest), own.file.path().to_owned(), digest, &task).await?;
         remote::send_small(store, &manifest_key(digest), self.cache.manifest(digest), digest, &task).await?;
-        task.finish(format!("{} packs, {uploaded_bytes} bytes", missing.len()));
+        task.finish(format!("{}, {}", count(missing.len() as u64, "pack"), count(uploaded_bytes, "byte")));
         Ok(Pushed { uploaded_packs: missing.len() as u64, uploaded_bytes, already: false })
     }
 
@@ -269,7 +269,9 @@ impl Repository {
     }
 
     /// Brings a snapshot of the store into `to`, an empty or absent directory; no pointer is needed. A snapshot of one
-    /// file becomes that file in it.
+    /// file becomes that file in it. It is written beside `to` and gets its name when it is whole, so a restore that is
+    /// interrupted leaves `to` as it was, and the next clears away the rest. (A mount point cannot be exchanged:
+    /// there the files are written in place.)
     pub async fn restore(&self, store: &Store, digest: &Digest, to: &Path, events: &Events) -> Result<Checkout> {
         if std::fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some()) || to.is_file() {
             return Err(Error::NotEmpty { path: to.to_owned() });
@@ -288,7 +290,52 @@ impl Repository {
     }
 
     fn restore_cached(&self, digest: &Digest, to: &Path, events: &Events) -> Result<Checkout> {
-        let _guard = self.cache.enter(None)?;
+        // What is there is exchanged under its own name, whatever way leads to it.
+        let real = if to.exists() { std::fs::canonicalize(to) } else { std::path::absolute(to) };
+        let to = real.map_err(at("resolve", to))?;
+        let name = Cache::data_name(&to);
+        // Alone with this folder, so what is beside it is of nobody who lives.
+        let _guard = self.cache.enter(Some(&name))?;
+        let Some(parent) = to.parent() else { return self.restore_in(digest, &to, events) };
+        std::fs::create_dir_all(parent).map_err(at("make the directory", parent))?;
+        let beside = parent.join(format!(".sealift-restore-{}", &name[..16]));
+        match std::fs::remove_dir_all(&beside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(at("remove", beside)(error)),
+            _ => {}
+        }
+        match std::fs::create_dir(&beside) {
+            // Only the folder itself is ours to write in.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && to.exists() => {
+                return self.restore_in(digest, &to, events);
+            }
+            made => made.map_err(at("make the directory", &beside))?,
+        }
+        if let Ok(there) = std::fs::metadata(&to) {
+            std::fs::set_permissions(&beside, there.permissions()).map_err(at("set the mode of", &beside))?;
+        }
+        let done = self.restore_in(digest, &beside, events).and_then(|done| {
+            match std::fs::rename(&beside, &to) {
+                Ok(()) => {}
+                Err(error) => match error.kind() {
+                    std::io::ErrorKind::DirectoryNotEmpty => return Err(Error::NotEmpty { path: to.clone() }),
+                    std::io::ErrorKind::ResourceBusy | std::io::ErrorKind::CrossesDevices => {
+                        return self.restore_in(digest, &to, events);
+                    }
+                    _ => return Err(at("rename what was restored to", &to)(error)),
+                },
+            }
+            std::fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(at("write", parent))?;
+            Ok(done)
+        });
+        if beside.exists() {
+            // The error that made it useless is what matters; the next restore removes it.
+            let _ = std::fs::remove_dir_all(&beside);
+        }
+        done
+    }
+
+    /// Writes a snapshot of the cache into a folder that is empty or absent.
+    fn restore_in(&self, digest: &Digest, to: &Path, events: &Events) -> Result<Checkout> {
         let mut manifest = self
             .cache
             .open_manifest(digest)?
@@ -301,9 +348,49 @@ impl Repository {
     }
 
     /// Reads everything of a snapshot back from the store, past the cache, and verifies every object, chunk and file.
-    /// [`Error::Damaged`] names every bad object. Needs as much free space as the snapshot has in packs.
+    /// What is damaged is sent again if the cache has it whole, with a warning, and everything is read once more;
+    /// otherwise [`Error::Damaged`] names every bad object. Needs as much free space as the snapshot has in packs.
     pub async fn verify_remote(&self, store: &Store, digest: &Digest, events: &Events) -> Result<Verified> {
         let _guard = self.enter(None).await?;
+        let found = self.verify_stored(store, digest, events).await;
+        let damage = match &found {
+            Err(error) if error.class() == Class::Integrity => error.to_string(),
+            _ => return found,
+        };
+        match self.heal(store, digest, events).await {
+            Ok(true) => {}
+            Ok(false) => return found,
+            Err(error) => {
+                events.warn(format!("what is damaged of snapshot {} could not be sent again: {error}", digest.short()));
+                return found;
+            }
+        }
+        let verified = self.verify_stored(store, digest, events).await?;
+        events.warn(format!("{damage}; it was sent again out of the cache and is whole now"));
+        Ok(verified)
+    }
+
+    /// Sends what the store has damaged of a snapshot; false when the cache does not have all of that.
+    async fn heal(&self, store: &Store, digest: &Digest, events: &Events) -> Result<bool> {
+        // What was never committed is not damaged, and pushing is asked for by its own verb.
+        if !store.is_damaged(&manifest_key(digest))
+            && store.has(store::Family::Snapshot, digest).await.map_err(failed("look for", digest))?.is_none()
+        {
+            return Ok(false);
+        }
+        let (cache, opened) = (self.cache.clone(), *digest);
+        let own =
+            blocking("open a snapshot", move || Ok(cache.open_manifest(&opened)?.and(cache.copy_layout(&opened)?)))
+                .await?;
+        let Some(own) = own else { return Ok(false) };
+        match self.push_packs(store, digest, &own, events).await {
+            Ok(pushed) => Ok(!pushed.already),
+            Err(Error::NotCached { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn verify_stored(&self, store: &Store, digest: &Digest, events: &Events) -> Result<Verified> {
         let tmp = self.cache.tmp();
         let folder = tempfile::Builder::new().prefix("verify-").tempdir_in(&tmp).map_err(at("write in", &tmp))?;
         let scratch = Cache::new(folder.path().to_owned());
@@ -312,7 +399,8 @@ impl Repository {
     }
 
     /// Reads every byte of the data, if it is there, and of what the cache has of its snapshot. [`Error::Damaged`] names
-    /// every file and object that is not what the pointer says.
+    /// every file and object that is not what the pointer says. [`Error::NotCached`] when there is no data, and no
+    /// whole snapshot in the cache either: then nothing was verified.
     pub fn verify_local(&self, pointer: &Pointer, events: &Events) -> Result<Verified> {
         let data = self.data(&pointer.data())?;
         let _guard = self.cache.enter(None)?;
@@ -320,7 +408,9 @@ impl Repository {
         let task = events.task(format!("verify {}", data.relative.display()), None, Unit::Bytes);
         let mut verified = Verified { files: 0, bytes: 0, packs: 0 };
         let mut problems = Vec::new();
+        let mut lost = Some(manifest_key(&digest));
         if let Some(current) = scan::current(&self.cache, &data.name, &data.full, false, Some(&task))? {
+            lost = None;
             verified.files = current.index.known.len() as u64;
             verified.bytes = current.index.known.iter().map(|known| known.stat.size).sum();
             let shown = data.relative.display();
@@ -336,45 +426,53 @@ impl Repository {
                 State::Clean | State::Missing => {}
             }
         }
-        self.verify_cache(&digest, &task, &mut verified, &mut problems)?;
+        let in_cache = self.verify_cache(&digest, &task, &mut verified.packs, &mut problems)?;
         if !problems.is_empty() {
             return Err(Error::Damaged { snapshot: digest, problems });
         }
-        task.finish(format!("{} files, {} packs", verified.files, verified.packs));
+        if lost.is_some() {
+            let (files, bytes) = in_cache.map_err(|object| Error::NotCached { object, snapshot: digest })?;
+            verified = Verified { files, bytes, ..verified };
+        }
+        task.finish(format!("{}, {}", count(verified.files, "file"), count(verified.packs, "pack")));
         Ok(verified)
     }
 
+    /// Files and bytes of a snapshot that is whole in the cache, or what is missing first. Damage is a problem.
     fn verify_cache(
         &self,
         digest: &Digest,
         task: &Task,
-        verified: &mut Verified,
+        read: &mut u64,
         problems: &mut Vec<String>,
-    ) -> Result<()> {
-        let Some(packs) = self.cache.packs_of(digest)? else { return Ok(()) };
-        let mut whole = true;
+    ) -> Result<std::result::Result<(u64, u64), String>> {
+        if self.cache.open_manifest(digest)?.is_none() {
+            return Ok(Err(manifest_key(digest)));
+        }
+        let Some(packs) = self.cache.packs_of(digest)? else { return Ok(Err(layout_key(digest))) };
+        let mut lost = None;
         for pack in packs {
             let path = self.cache.pack(&pack.digest);
             let mut file = match std::fs::File::open(&path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    whole = false;
+                    lost.get_or_insert(Store::key(store::Family::Pack, &pack.digest));
                     continue;
                 }
                 Err(error) => return Err(at("open", path)(error)),
             };
             task.grow(pack.size);
             if crate::layout::hash_rest(&mut file).map_err(at("read", &path))? != pack.digest {
-                whole = false;
+                lost.get_or_insert(Store::key(store::Family::Pack, &pack.digest));
                 problems.push(self.cache.quarantine(&pack.digest, "its bytes have another digest").to_string());
             }
             task.advance(pack.size);
-            verified.packs += 1;
+            *read += 1;
         }
-        if whole {
-            checkout::verify_cached(&self.cache, digest, task)?;
+        match lost {
+            Some(lost) => Ok(Err(lost)),
+            None => checkout::verify_cached(&self.cache, digest, task).map(Ok),
         }
-        Ok(())
     }
 
     /// The manifest of a snapshot in the cache, whole in memory; `None` when it is not there.
@@ -412,12 +510,37 @@ impl Repository {
             return Err(outside());
         }
         let full = self.root.join(&relative);
+        self.stays_inside(&relative, &full)?;
         let plain = |path: &Path| std::path::absolute(path).map_err(at("resolve", path));
         let (cache, there) = (plain(&self.root.join(self.cache.dir()))?, plain(&full)?);
         if relative.as_os_str().is_empty() || cache.starts_with(&there) || there.starts_with(&cache) {
             return Err(Error::Path { path: full, why: "contains the cache or lies in it" });
         }
         Ok(Data { name: Cache::data_name(&relative), full, relative })
+    }
+
+    /// Fails when a folder above the data is a link that leads out of the repository, or into the cache.
+    fn stays_inside(&self, relative: &Path, full: &Path) -> Result<()> {
+        let mut above = self.root.clone();
+        for part in relative.parent().into_iter().flat_map(Path::components) {
+            above.push(part);
+            match std::fs::symlink_metadata(&above) {
+                Ok(meta) if !meta.is_symlink() => continue,
+                Ok(_) => {}
+                // Nothing below it is there either.
+                Err(_) => return Ok(()),
+            }
+            let root = std::fs::canonicalize(&self.root).map_err(at("read", &self.root))?;
+            let target = std::fs::canonicalize(&above).map_err(at("follow the link", &above))?;
+            if !target.starts_with(&root) {
+                let why = "is below a symbolic link that leads out of the repository";
+                return Err(Error::Path { path: full.to_owned(), why });
+            }
+            if std::fs::canonicalize(self.root.join(self.cache.dir())).is_ok_and(|cache| target.starts_with(cache)) {
+                return Err(Error::Path { path: full.to_owned(), why: "is below a symbolic link into the cache" });
+            }
+        }
+        Ok(())
     }
 
     /// Adds the data to the `.gitignore` beside it.

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Fixture, chain, noise, one_of_everything, walk};
+use common::{Fixture, chain, digest_of_tree, noise, one_of_everything, walk};
 use domain::Class;
 use snapshot::{Error, Manifest, Pointer, Repository, State, diff};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
@@ -344,4 +344,54 @@ fn snapshots_can_be_compared() {
     assert_eq!(found.added, [b"zero"]);
     assert_eq!(found.removed, [b"empty"]);
     assert!(diff(&manifest(&first), &manifest(&first)).is_empty());
+}
+
+#[test]
+fn a_verification_that_read_nothing_is_no_success() {
+    let f = Fixture::new();
+    one_of_everything(&f);
+    let pointer = f.add("data/raw").pointer;
+    let data = f.path("data/raw");
+    // The data alone is enough, and so is the cache alone.
+    let kept = f.path("kept");
+    fs::rename(&data, &kept).unwrap();
+    let verified = f.repository.verify_local(&pointer, &f.events).unwrap();
+    assert_eq!((verified.files, verified.bytes, verified.packs), (10, pointer.bytes, 1));
+    for folder in ["packs", "layouts", "snapshots"] {
+        let there = f.path(".sealift/cache").join(folder);
+        fs::rename(&there, f.path("aside")).unwrap();
+        let error = f.repository.verify_local(&pointer, &f.events).unwrap_err();
+        assert!(matches!(&error, Error::NotCached { object, .. } if object.starts_with(folder)), "{folder}: {error}");
+        assert_eq!(error.class(), Class::NotFound);
+        fs::rename(f.path("aside"), &there).unwrap();
+    }
+    fs::remove_dir_all(f.path(".sealift/cache")).unwrap();
+    fs::rename(&kept, &data).unwrap();
+    let verified = f.repository.verify_local(&pointer, &f.events).unwrap();
+    assert_eq!((verified.files, verified.packs), (10, 0));
+}
+
+#[test]
+fn a_link_out_of_the_repository_on_the_way_to_the_data_is_refused() {
+    let (f, outside) = (Fixture::new(), tempfile::tempdir().unwrap());
+    one_of_everything(&f);
+    let pointer = f.add("data/raw").pointer;
+    fs::create_dir(f.path("inside")).unwrap();
+    for (link, target) in [("out", outside.path().to_owned()), ("cached", f.path(".sealift/cache"))] {
+        std::os::unix::fs::symlink(target, f.path(link)).unwrap();
+        let through = Pointer { at: f.path(link).join("raw.snapshot.toml"), ..pointer.clone() };
+        let error = f.repository.checkout(&through, true, &f.events).unwrap_err();
+        assert!(matches!(error, Error::Path { .. }) && error.class() == Class::BadInput, "{error}");
+        assert!(error.to_string().contains("symbolic link"), "{error}");
+        let through =
+            Pointer { path: Path::new(link).join("deep/raw"), at: f.path("p.snapshot.toml"), ..pointer.clone() };
+        f.repository.checkout(&through, true, &f.events).unwrap_err();
+        f.repository.add(&Path::new(link).join("raw"), &f.events).unwrap_err();
+    }
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    // A link that stays inside is the repository's own business.
+    std::os::unix::fs::symlink("inside", f.path("in")).unwrap();
+    let through = Pointer { at: f.path("in/raw.snapshot.toml"), ..pointer };
+    f.repository.checkout(&through, false, &f.events).unwrap();
+    assert_eq!(digest_of_tree(&f.path("inside/raw")), through.digest);
 }

@@ -126,7 +126,9 @@ async fn a_flipped_byte_anywhere_is_named_and_healing_heals() {
             let there = Fixture::new();
             let theirs = there.take_pointer(&pointer, POINTER);
             memory.tamper(&key, |bytes| bytes[position] ^= 0x10);
-            let error = f.repository.verify_remote(&store_over(&memory), &pointer.digest, &f.events).await.unwrap_err();
+            let bare = Fixture::new();
+            let verified = bare.repository.verify_remote(&store_over(&memory), &pointer.digest, &f.events).await;
+            let error = verified.unwrap_err();
             assert_eq!(error.class(), Class::Integrity, "{key}: {error}");
             assert!(chain(&error).contains(&key), "{key}: {}", chain(&error));
             let error = there.repository.pull(&store_over(&memory), &theirs, false, &there.events).await.unwrap_err();
@@ -140,6 +142,142 @@ async fn a_flipped_byte_anywhere_is_named_and_healing_heals() {
         }
     }
     assert_eq!(tried, 12, "pack, layout and manifest");
+}
+
+/// Keeps the warnings.
+#[derive(Clone, Default)]
+struct Warnings(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl domain::EventSink for Warnings {
+    fn emit(&self, event: domain::Event) {
+        if let domain::Event::Warning { text } = event {
+            self.0.lock().unwrap().push(text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn damage_of_the_right_size_is_healed_by_a_verification_or_by_who_found_it() {
+    let memory = Memory::new();
+    let f = Fixture::new();
+    one_of_everything(&f);
+    let pointer = f.add("data/raw").pointer;
+    // What was never pushed is not pushed by a verification.
+    let store = store_over(&memory);
+    f.repository.verify_remote(&store, &pointer.digest, &f.events).await.unwrap_err();
+    assert_eq!(memory.keys(), Vec::<String>::new());
+    f.repository.push(&store, &pointer, &f.events).await.unwrap();
+    let whole = memory.contents();
+    for key in memory.keys() {
+        let warnings = Warnings::default();
+        let events = domain::Events::new(warnings.clone());
+        memory.tamper(&key, |bytes| bytes[100] ^= 0x10);
+        f.repository.verify_remote(&store_over(&memory), &pointer.digest, &events).await.unwrap();
+        assert_eq!(memory.contents(), whole, "{key}");
+        let said = warnings.0.lock().unwrap().join("\n");
+        assert!(said.contains(&key) && said.contains("it was sent again out of the cache"), "{said}");
+
+        // A push that knows of no damage sends nothing; after a read that found it, it heals.
+        memory.tamper(&key, |bytes| bytes[100] ^= 0x10);
+        let store = store_over(&memory);
+        assert!(f.repository.push(&store, &pointer, &f.events).await.unwrap().already);
+        Fixture::new().repository.fetch(&store, &pointer.digest, &f.events).await.unwrap_err();
+        assert!(!complete(&store, &pointer.digest).await.is_ok_and(|missing| missing.is_empty()), "{key}");
+        assert!(!f.repository.push(&store, &pointer, &f.events).await.unwrap().already);
+        assert_eq!(memory.contents(), whole, "{key}");
+    }
+    // A copy in the cache that is damaged itself heals nothing.
+    let pack = f.cached_packs().remove(0);
+    let name = pack.file_name().unwrap().to_str().unwrap().to_owned();
+    let key = memory.keys().into_iter().find(|key| key.ends_with(&name)).unwrap();
+    for bytes in [fs::read(&pack).unwrap().iter().map(|byte| byte ^ 1).collect(), Vec::new()] {
+        fs::write(&pack, bytes).unwrap();
+        memory.tamper(&key, |bytes| bytes[100] ^= 0x10);
+        let before = memory.contents();
+        let error = f.repository.verify_remote(&store_over(&memory), &pointer.digest, &f.events).await.unwrap_err();
+        assert!(matches!(&error, Error::Damaged { .. }) && error.to_string().contains(&key), "{error}");
+        assert_eq!(memory.contents(), before);
+        memory.tamper(&key, |bytes| bytes[100] ^= 0x10);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_pack_is_pulled_although_the_store_has_it_packed_otherwise() {
+    let memory = Memory::new();
+    let (a, b) = (Fixture::new(), Fixture::new());
+    one_of_everything(&a);
+    b.write("data/raw/large.bin", noise(3_000_000, 1));
+    b.add("data/raw");
+    one_of_everything(&b);
+    let (pa, pb) = (a.add("data/raw").pointer, b.add("data/raw").pointer);
+    a.repository.push(&store_over(&memory), &pa, &a.events).await.unwrap();
+    let packs = b.cached_packs();
+    for pack in packs {
+        let bytes = fs::read(&pack).unwrap();
+        for damaged in [None, Some(vec![0; bytes.len()])] {
+            fs::remove_dir_all(b.path("data/raw")).unwrap();
+            fs::remove_dir_all(b.path(".sealift/cache")).unwrap();
+            b.write("data/raw/large.bin", noise(3_000_000, 1));
+            b.add("data/raw");
+            one_of_everything(&b);
+            b.add("data/raw");
+            fs::remove_dir_all(b.path("data/raw")).unwrap();
+            match damaged {
+                None => fs::remove_file(&pack).unwrap(),
+                Some(damaged) => fs::write(&pack, damaged).unwrap(),
+            }
+            b.repository.pull(&store_over(&memory), &pb, false, &b.events).await.unwrap();
+            assert_eq!(digest_of_tree(&b.path("data/raw")), pb.digest);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_interrupted_restore_leaves_the_folder_as_it_was_and_can_be_repeated() {
+    let memory = Memory::new();
+    let f = Fixture::new();
+    one_of_everything(&f);
+    let pointer = f.add("data/raw").pointer;
+    let store = store_over(&memory);
+    f.repository.push(&store, &pointer, &f.events).await.unwrap();
+    let there = Fixture::new();
+    let to = there.path("out/restored");
+    fs::create_dir_all(&to).unwrap();
+    fs::set_permissions(&to, fs::Permissions::from_mode(0o750)).unwrap();
+    let beside_it = || {
+        let names = fs::read_dir(there.path("out")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(".sealift")).count()
+    };
+    let left = Arc::new(std::sync::Mutex::new(None));
+    let (seen, out) = (left.clone(), there.path("out"));
+    let events = domain::Events::new(Watch(Box::new(move || {
+        let names = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path());
+        if let Some(beside) = names.into_iter().find(|path| !path.ends_with("restored")) {
+            assert_eq!(fs::read_dir(out.join("restored")).unwrap().count(), 0, "nothing is there before all is");
+            seen.lock().unwrap().get_or_insert(beside);
+        }
+    })));
+    there.repository.restore(&store, &pointer.digest, &to, &events).await.unwrap();
+    assert_eq!(digest_of_tree(&to), pointer.digest);
+    assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o750);
+    assert_eq!(beside_it(), 0, "nothing stays beside it");
+    let beside = left.lock().unwrap().take().expect("it was written beside its place");
+    fs::remove_dir_all(&to).unwrap();
+    // What a killed restore leaves.
+    fs::create_dir_all(beside.join("half")).unwrap();
+    fs::write(beside.join("half/file"), "half").unwrap();
+    there.repository.restore(&store, &pointer.digest, &to, &there.events).await.unwrap();
+    assert_eq!(digest_of_tree(&to), pointer.digest);
+    assert_eq!(beside_it(), 0);
+}
+
+/// Looks at every event.
+struct Watch(Box<dyn Fn() + Send + Sync>);
+
+impl domain::EventSink for Watch {
+    fn emit(&self, _: domain::Event) {
+        (self.0)();
+    }
 }
 
 #[tokio::test]
