@@ -8,7 +8,7 @@
 //! A slot is empty, stopped or running. [`Target::prepare`] makes it stopped, [`Target::start`] running, [`Target::stop`]
 //! stopped, [`Target::remove`] empty. Each may be called again with the same arguments and then changes nothing, so that an
 //! interrupted rollout is resumed by repeating it. Nothing ever touches the other slot. The epoch of a slot is that of the
-//! writer that *prepared* it; a writer with a lower one is refused ([`Error::Fenced`]).
+//! writer that *prepared* it; a writer with a lower one is refused ([`Error::Fenced`]), whether it fills, starts, stops or empties.
 //!
 //! Failure cases are in [`Error`]; the one distinction that a rollout needs is [`Error::is_workloads_fault`]: the workload
 //! cannot run there, so going back is right, against a target that does not answer, where only a repetition helps.
@@ -111,10 +111,10 @@ pub trait Target: Send + Sync {
     async fn start(&self, workload: &Workload, epoch: u64) -> Result<()>;
 
     /// Stops what runs: SIGTERM, up to `timeout`, SIGKILL. The slot keeps its content.
-    async fn stop(&self, place: &Place, timeout: Duration) -> Result<()>;
+    async fn stop(&self, place: &Place, epoch: u64, timeout: Duration) -> Result<()>;
 
     /// Empties a slot, stopping at once what runs in it.
-    async fn remove(&self, place: &Place) -> Result<()>;
+    async fn remove(&self, place: &Place, epoch: u64) -> Result<()>;
 
     /// The last lines that the workload printed, oldest first.
     async fn logs(&self, place: &Place, lines: usize) -> Result<Vec<String>>;

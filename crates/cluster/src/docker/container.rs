@@ -6,7 +6,11 @@ use bollard::models::{ContainerCreateBody, HostConfig, Mount, PortBinding, Resta
 use bollard::query_parameters::DownloadFromContainerOptionsBuilder;
 use domain::workload::{Place, Relaxation, Workload};
 use futures::StreamExt;
-use std::{collections::HashMap, io::Read};
+use std::{
+    collections::HashMap,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 pub(super) const PROJECT: &str = "sealift.project";
 pub(super) const ENVIRONMENT: &str = "sealift.environment";
@@ -101,10 +105,74 @@ fn host_config(workload: &Workload, port: &str, mounts: Vec<Mount>) -> HostConfi
     }
 }
 
-/// Whether a `USER` of an image is root by number or name. Other names are looked up once the container is there.
-fn is_root(user: &str) -> bool {
+/// What the `USER` of an image stands for, before any look into the image.
+#[derive(Debug, PartialEq, Eq)]
+enum User<'a> {
+    Root,
+    Number,
+    /// To be looked up.
+    Name(&'a str),
+    /// Engines disagree about what this is (`-0`, `+0`, `0x0`), or cannot start it.
+    Strange,
+}
+
+fn user_of(user: &str) -> User<'_> {
     let name = user.split(':').next().unwrap_or_default();
-    name.is_empty() || name == "root" || name.parse::<u64>().is_ok_and(|uid| uid == 0)
+    match name.bytes().next() {
+        None => User::Root,
+        _ if name == "root" => User::Root,
+        Some(b'0'..=b'9') => match is_number(name).then(|| name.parse::<u32>()) {
+            Some(Ok(0)) => User::Root,
+            Some(Ok(_)) => User::Number,
+            _ => User::Strange,
+        },
+        Some(first) if first.is_ascii_alphabetic() || first == b'_' => User::Name(name),
+        Some(_) => User::Strange,
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether every line of an `/etc/passwd` for this name, and there is one, has a plain number other than that of root.
+fn is_ordinary(passwd: &str, name: &str) -> bool {
+    let lines = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let mut ids = lines.filter(|fields| fields.first() == Some(&name)).map(|fields| fields.get(2).copied()).peekable();
+    ids.peek().is_some()
+        && ids.all(|id| id.is_some_and(|id| is_number(id) && id.parse::<u32>().is_ok_and(|id| id != 0)))
+}
+
+/// A file of a container, as the engine packs it.
+enum Packed {
+    Regular(String),
+    Link(PathBuf),
+    Other,
+}
+
+/// More than any `/etc/passwd` has.
+const PASSWD_LIMIT: usize = 4 << 20;
+
+/// The only entry of an archive.
+fn packed(archive: &[u8]) -> Packed {
+    let mut archive = tar::Archive::new(archive);
+    let Some(Ok(mut entry)) = archive.entries().ok().and_then(|mut entries| entries.next()) else {
+        return Packed::Other;
+    };
+    match entry.header().entry_type() {
+        kind if kind.is_file() => {
+            let mut bytes = Vec::new();
+            match entry.read_to_end(&mut bytes) {
+                Ok(_) => Packed::Regular(String::from_utf8_lossy(&bytes).into_owned()),
+                Err(_) => Packed::Other,
+            }
+        }
+        kind if kind.is_symlink() => match entry.link_name() {
+            Ok(Some(link)) => Packed::Link(link.into_owned()),
+            _ => Packed::Other,
+        },
+        _ => Packed::Other,
+    }
 }
 
 impl Docker {
@@ -124,7 +192,7 @@ impl Docker {
         }
         let inspected = self.client().await?.inspect_image(image).await.map_err(self.failed("inspect image", image))?;
         let user = inspected.config.and_then(|config| config.user).unwrap_or_default();
-        Ok(Some(if is_root(&user) { ORDINARY_USER.to_owned() } else { user }))
+        Ok(Some(if user_of(&user) == User::Root { ORDINARY_USER.to_owned() } else { user }))
     }
 
     /// The policy of a container, as the engine has it.
@@ -134,7 +202,16 @@ impl Docker {
         let info = client.info().await.map_err(self.failed("describe", "itself"))?;
         let host = container.host_config.unwrap_or_default();
         let user = container.config.and_then(|config| config.user).unwrap_or_default();
-        let root = is_root(&user) || self.passwd_says_root(id, &user).await?;
+        let (root, known) = match user_of(&user) {
+            User::Root => (true, true),
+            User::Number => (false, true),
+            User::Strange => (true, false),
+            User::Name(name) => {
+                let passwd = self.passwd(id).await?;
+                let listed = passwd.lines().any(|line| line.split(':').next() == Some(name));
+                (!is_ordinary(&passwd, name), listed)
+            }
+        };
         let options = host.security_opt.clone().unwrap_or_default();
         let dropped = host.cap_drop.iter().flatten().any(|name| name.eq_ignore_ascii_case("ALL"));
         let privileged = host.privileged == Some(true);
@@ -148,7 +225,11 @@ impl Docker {
         let positive =
             |limit: Option<i64>| limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0);
         Ok(Policy {
-            user: if user.is_empty() { "root".to_owned() } else { user },
+            user: match (user.is_empty(), known) {
+                (true, _) => "root".to_owned(),
+                (false, true) => user,
+                (false, false) => format!("{user} (neither a number nor a name in the image's /etc/passwd)"),
+            },
             root,
             readonly_root: host.readonly_rootfs == Some(true),
             capabilities,
@@ -162,45 +243,74 @@ impl Docker {
         })
     }
 
-    /// Whether a user's name stands for uid 0 in the container's `/etc/passwd`. A name that is not there cannot be started.
-    async fn passwd_says_root(&self, id: &str, user: &str) -> Result<bool> {
-        let name = user.split(':').next().unwrap_or_default();
-        if name.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Ok(false);
-        }
-        let options = DownloadFromContainerOptionsBuilder::new().path("/etc/passwd").build();
-        let mut stream = self.client().await?.download_from_container(id, Some(options));
-        let mut bytes = Vec::new();
-        while let Some(chunk) = stream.next().await {
-            match chunk {
-                Ok(chunk) => bytes.extend_from_slice(&chunk),
-                Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(false),
-                Err(error) => return Err(self.failed("read /etc/passwd of", id)(error)),
+    /// The container's `/etc/passwd`, if that is a regular file or a symlink to one; otherwise nothing.
+    async fn passwd(&self, id: &str) -> Result<String> {
+        let mut path = PathBuf::from("/etc/passwd");
+        for _ in 0..2 {
+            match self.packed_file(id, &path).await? {
+                Packed::Regular(text) => return Ok(text),
+                Packed::Link(to) => path = Path::new("/etc").join(to),
+                Packed::Other => break,
             }
         }
-        let mut archive = tar::Archive::new(bytes.as_slice());
-        let mut text = String::new();
-        for entry in archive.entries().into_iter().flatten().flatten() {
-            let _ = entry.take(1 << 20).read_to_string(&mut text);
+        Ok(String::new())
+    }
+
+    async fn packed_file(&self, id: &str, path: &Path) -> Result<Packed> {
+        let options = DownloadFromContainerOptionsBuilder::new().path(&path.display().to_string()).build();
+        let mut stream = self.client().await?.download_from_container(id, Some(options)).boxed();
+        let mut bytes = Vec::new();
+        loop {
+            match self.next(&mut stream, "read /etc/passwd of", &id).await {
+                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                Ok(None) => return Ok(packed(&bytes)),
+                Err(Error::Engine { .. }) => return Ok(Packed::Other), // there is none
+                Err(error) => return Err(error),
+            }
+            if bytes.len() > PASSWD_LIMIT {
+                return Ok(Packed::Other);
+            }
         }
-        Ok(text.lines().any(|line| {
-            let mut fields = line.split(':');
-            fields.next() == Some(name) && fields.nth(1).is_some_and(is_root)
-        }))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_root;
+    use super::*;
 
     #[test]
-    fn root_has_several_names() {
+    fn root_has_several_names_and_some_that_only_some_engines_know() {
         for root in ["", "root", "0", "0:0", "00", "root:staff", ":1000"] {
-            assert!(is_root(root), "{root}");
+            assert_eq!(user_of(root), User::Root, "{root}");
         }
-        for other in ["1000", "app", "1000:0", "nobody:nogroup"] {
-            assert!(!is_root(other), "{other}");
+        for strange in ["-0", "+0", "0x0", "0x0:1", "-1", " 0", "1e3", "99999999999999999999", "\u{660}"] {
+            assert_eq!(user_of(strange), User::Strange, "{strange}");
         }
+        for number in ["1000", "1000:0", "01"] {
+            assert_eq!(user_of(number), User::Number, "{number}");
+        }
+        assert_eq!(user_of("nobody:nogroup"), User::Name("nobody"));
+    }
+
+    #[test]
+    fn a_name_is_ordinary_only_where_it_is_listed_with_a_number() {
+        let passwd = "app:x:1234:0::/:\ntoor:x:0:0::/:\nplus:x:+0:0::/:\ntwice:x:5:5::/:\ntwice:x:00:0::/:\nshort:x\n";
+        assert!(is_ordinary(passwd, "app"));
+        for name in ["toor", "plus", "twice", "short", "nobody", ""] {
+            assert!(!is_ordinary(passwd, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn links_and_files_are_told_apart() {
+        let mut link = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        link.append_link(&mut header, "passwd", "../usr/lib/passwd").unwrap();
+        assert!(
+            matches!(packed(&link.into_inner().unwrap()), Packed::Link(to) if to == Path::new("../usr/lib/passwd"))
+        );
+        assert!(matches!(packed(b"no archive"), Packed::Other));
     }
 }

@@ -1,22 +1,26 @@
 //! From an archive to the engine's id of exactly that image.
 
-use super::Docker;
+use super::{Docker, IMAGE_WORK};
 use crate::{Error, Result};
 use bollard::{
     errors::Error as Failure,
     query_parameters::{ImportImageOptionsBuilder, RemoveImageOptionsBuilder},
 };
 use domain::{Digest, workload::Workload};
-use futures::{StreamExt, TryStreamExt};
+use futures::{SinkExt, StreamExt, stream};
 use std::{
     collections::HashMap,
     io::Read,
     path::{Path, PathBuf},
+    time::Duration,
 };
+use tokio::sync::watch;
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
 /// Configurations and manifests are small; anything longer in an exported archive is a layer and is passed over.
 const DOCUMENT_LIMIT: u64 = 4 << 20;
+/// How long the sending of an archive may take in all, as long as it goes on.
+const LOAD: Duration = Duration::from_secs(24 * 3600);
 
 impl Docker {
     /// The engine's id of the release's image, which is loaded if it is not there, and verified by its configuration digest.
@@ -26,7 +30,7 @@ impl Docker {
             return Err(Error::Image { place: workload.place.to_string(), why });
         };
         // What was verified before has an id that the engine derives from the content.
-        let remembered = tokio::fs::read_to_string(self.remembered(&config)).await.ok();
+        let remembered = tokio::fs::read_to_string(self.remembered(&config).await?).await.ok();
         for id in [Some(config.to_string()), remembered.map(|id| id.trim().to_owned())].into_iter().flatten() {
             if self.has_image(&id).await? {
                 return Ok(id);
@@ -85,37 +89,54 @@ impl Docker {
     async fn load(&self, workload: &Workload, archive: &Path) -> Result<Vec<String>> {
         let file = tokio::fs::File::open(archive).await.map_err(Error::file("open", archive))?;
         let options = ImportImageOptionsBuilder::new().quiet(true).build();
-        let mut answer =
-            self.client().await?.import_image_stream(options, ReaderStream::with_capacity(file, 1 << 18), None);
-        let mut found = Vec::new();
-        while let Some(message) = answer.next().await {
-            let message = message.map_err(self.failed("load the image of", &workload.place))?;
-            for line in message.stream.as_deref().unwrap_or_default().lines() {
-                let name = line.strip_prefix("Loaded image ID: ").or_else(|| line.strip_prefix("Loaded image: "));
-                found.extend(name.map(|name| name.trim().to_owned()));
+        // Its first answer comes after all was sent, so what is watched is the sending.
+        let client = self.patient(LOAD).await?;
+        let (progress, mut sent) = watch::channel(());
+        let body =
+            stream::unfold((ReaderStream::with_capacity(file, 1 << 18), progress), async |(mut file, progress)| {
+                let chunk = file.next().await?;
+                progress.send_replace(());
+                Some((chunk, (file, progress)))
+            });
+        let mut answer = client.import_image_stream(options, Box::pin(body), None);
+        let (mut found, mut sending) = (Vec::new(), true);
+        loop {
+            let patience = if sending { self.answer } else { IMAGE_WORK };
+            tokio::select! {
+                message = answer.next() => {
+                    let Some(message) = message else { return Ok(found) };
+                    let message = message.map_err(self.failed("load the image of", &workload.place))?;
+                    for line in message.stream.as_deref().unwrap_or_default().lines() {
+                        let name = line.strip_prefix("Loaded image ID: ").or_else(|| line.strip_prefix("Loaded image: "));
+                        found.extend(name.map(|name| name.trim().to_owned()));
+                    }
+                }
+                more = sent.changed(), if sending => sending = more.is_ok(),
+                () = tokio::time::sleep(patience) => {
+                    return Err(self.silent(patience, "load the image of", &workload.place));
+                }
             }
         }
-        Ok(found)
     }
 
     /// The digest of the configuration in an exported image.
     async fn exported_config(&self, id: &str) -> Result<Option<Digest>> {
-        let client = self.client().await?.clone();
+        let client = self.patient(IMAGE_WORK).await?;
         let name = id.to_owned();
-        let stream = async_stream(client, name);
+        let stream = async_stream(client, name, self.answer);
         let bridge = SyncIoBridge::new(StreamReader::new(stream));
         let read = tokio::task::spawn_blocking(move || config_of(bridge)).await;
         let failed = |why: String| Error::Engine { action: "export", object: format!("image {id}"), why };
         read.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))
     }
 
-    fn remembered(&self, config: &Digest) -> PathBuf {
-        self.state.join("images").join(config.hex())
+    async fn remembered(&self, config: &Digest) -> Result<PathBuf> {
+        Ok(self.folder().await?.join("images").join(config.hex()))
     }
 
     async fn remember(&self, config: &Digest, id: &str) -> Result<()> {
-        let path = self.remembered(config);
-        let parent = self.state.join("images");
+        let path = self.remembered(config).await?;
+        let parent = self.folder().await?.join("images");
         tokio::fs::create_dir_all(&parent).await.map_err(Error::file("create", &parent))?;
         let temporary = path.with_extension("new");
         tokio::fs::write(&temporary, id).await.map_err(Error::file("write", &temporary))?;
@@ -127,12 +148,25 @@ impl Docker {
 fn async_stream(
     client: bollard::Docker,
     name: String,
+    answer: Duration,
 ) -> std::pin::Pin<Box<dyn futures::Stream<Item = std::io::Result<tokio_util::bytes::Bytes>> + Send>> {
-    let (sender, receiver) = futures::channel::mpsc::channel(8);
+    let (mut sender, receiver) = futures::channel::mpsc::channel(8);
     tokio::spawn(async move {
-        let chunks = client.export_image(&name).map_err(|error| std::io::Error::other(super::said(&error)));
-        // The reader may stop early; then nobody needs the rest.
-        let _ = chunks.map(Ok).forward(sender).await;
+        let mut chunks = client.export_image(&name);
+        let mut patience = IMAGE_WORK; // it packs all of it before it sends anything
+        loop {
+            let chunk = match tokio::time::timeout(patience, chunks.next()).await {
+                Ok(None) => break,
+                Ok(Some(chunk)) => chunk.map_err(|error| std::io::Error::other(super::said(&error))),
+                Err(_) => Err(std::io::Error::other(format!("nothing came for {} s", patience.as_secs()))),
+            };
+            let over = chunk.is_err();
+            // The reader may stop early; then nobody needs the rest.
+            if sender.send(chunk).await.is_err() || over {
+                break;
+            }
+            patience = answer;
+        }
     });
     Box::pin(receiver)
 }

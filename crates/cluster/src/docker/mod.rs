@@ -2,20 +2,26 @@
 //!
 //! A slot is one container named by its place and known by its labels (`sealift.project`, `.environment`, `.component`, `.slot`,
 //! `.release`, `.release_digest`, `.epoch`); the labels decide, the name is for people. Containers with the labels of a place
-//! that is filled anew are replaced, whoever left them. Nothing here is remembered between calls but two things under `state`:
-//! the files that are mounted, and which id the engine gave to an image that was verified.
+//! that is filled anew are replaced, whoever left them. Nothing here is remembered between calls but two things under `state`,
+//! in a folder for each engine: the files that are mounted, and which id the engine gave to an image that was verified.
 //!
 //! **The image is that of the release**, or nothing is created. A classic engine's image id *is* the configuration digest. An
 //! engine with the containerd image store uses the digest of a manifest that it made itself, so there the image is exported once
 //! and the configuration in it is hashed. Containers are created from that id, never from a tag.
 //!
-//! **Policy** (DESIGN §11): the container is inspected after its creation, and removed again if it deviates in a point that the
-//! configuration does not relax by name. A user that the image names is looked up in the image's `/etc/passwd`.
+//! **Policy** (DESIGN §11): the container is inspected after its creation and again before every start, and removed if it deviates
+//! in a point that the configuration does not relax by name. A user is a plain decimal number or a name that the image's
+//! `/etc/passwd` has; anything else might be root to some engine, and counts as root.
 //!
 //! Mounts are read-only bind mounts of files under `state`, so they need an engine on this host; so does naming who holds a port.
+//! Containers outlive the checkout that they were deployed from, so `state` is best a folder of the host ([`state_folder`]). A
+//! stopped container whose mounted file is gone cannot be started: its slot counts as empty and is filled anew from the store.
 //! Secrets are environment variables of the container, read when it is created. Restart policy `unless-stopped`: a crashed
 //! container counts as ended while it waits for its restart. Where the engine has an init program, the workload runs behind it,
 //! so that SIGTERM ends also a program that has no handler for it.
+//!
+//! No request waits for ever: the engine answers within a minute and streams go on within a minute; only while it packs or
+//! unpacks an image it may be silent for ten.
 //!
 //! Failure cases: no engine ([`Error::Unavailable`] with the address tried), an image that is not the release's, a name that
 //! belongs to a container of someone else, a start that the engine refuses (its answer is given, and the last log lines).
@@ -35,7 +41,8 @@ use domain::{
     Digest, Name,
     workload::{Observed, Place, Slot, SlotState, Workload},
 };
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
+use rustix::fs::Access;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -47,12 +54,34 @@ mod container;
 mod image;
 mod mounts;
 
-/// How long one request may take. Loading an image is one request.
-const REQUEST_SECONDS: u64 = 600;
+/// What the engine has for each answer if nothing else was said.
+const ANSWER: Duration = Duration::from_secs(60);
+/// How long the engine may work on an image without a word: it unpacks what was sent, or packs what is asked for.
+const IMAGE_WORK: Duration = Duration::from_secs(600);
 /// How long the first answer of an engine may take.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 /// How long a container may take from the engine's answer until it runs or has ended.
 const START_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where files of containers are kept: on the host, as containers are, else in `repository`, the folder of a checkout. The
+/// host's folder is `/var/lib/sealift/docker` for root and `sealift/docker` in the user's folder of states (`XDG_STATE_HOME`,
+/// else `~/.local/state`) for others. Whoever runs in a container shares with the engine's host the checkout at best.
+pub fn state_folder(repository: PathBuf) -> PathBuf {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let contained = ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists());
+    let states = match rustix::process::geteuid().is_root() {
+        true => Some(PathBuf::from("/var/lib")),
+        false => variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state"))),
+    };
+    let folder = states.map(|states| states.join("sealift/docker")).filter(|_| !contained);
+    folder.filter(|folder| can_be_made(folder)).unwrap_or(repository)
+}
+
+/// Whether a folder could be written, without making it.
+fn can_be_made(folder: &Path) -> bool {
+    let there = folder.ancestors().find(|path| path.exists());
+    there.is_some_and(|path| path.is_dir() && rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok())
+}
 
 /// Runs workloads as containers of a Docker Engine.
 pub struct Docker {
@@ -60,6 +89,9 @@ pub struct Docker {
     host: String,
     state: PathBuf,
     client: OnceCell<bollard::Docker>,
+    folder: OnceCell<PathBuf>,
+    /// How long the engine may take to answer a request, and the next item of a stream to come.
+    answer: Duration,
 }
 
 impl Docker {
@@ -70,7 +102,12 @@ impl Docker {
             .or_else(|| std::env::var("DOCKER_HOST").ok().filter(|address| !address.is_empty()))
             .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
         let state = std::path::absolute(&state).unwrap_or(state);
-        Self { address, host, state, client: OnceCell::new() }
+        Self { address, host, state, client: OnceCell::new(), folder: OnceCell::new(), answer: ANSWER }
+    }
+
+    /// Waits this long for each answer, in whole seconds, instead of a minute.
+    pub fn with_patience(self, answer: Duration) -> Self {
+        Self { answer, ..self }
     }
 
     /// Whether the engine shares this host's files and ports.
@@ -86,9 +123,9 @@ impl Docker {
         let unavailable =
             |why: String| Error::Unavailable { what: "the Docker Engine", address: self.address.clone(), why };
         let connected = if self.is_local() {
-            bollard::Docker::connect_with_unix(&self.address, REQUEST_SECONDS, API_DEFAULT_VERSION)
+            bollard::Docker::connect_with_unix(&self.address, self.answer.as_secs(), API_DEFAULT_VERSION)
         } else if self.address.starts_with("tcp://") || self.address.starts_with("http://") {
-            bollard::Docker::connect_with_http(&self.address, REQUEST_SECONDS, API_DEFAULT_VERSION)
+            bollard::Docker::connect_with_http(&self.address, self.answer.as_secs(), API_DEFAULT_VERSION)
         } else {
             return Err(unavailable("only unix:// and tcp:// addresses are understood".to_owned()));
         };
@@ -100,6 +137,16 @@ impl Docker {
         }
     }
 
+    /// The folder of this engine in `state`: two engines of one host know nothing of each other's containers and images.
+    async fn folder(&self) -> Result<&Path> {
+        let find = || async {
+            let info = self.client().await?.info().await.map_err(self.failed("describe", "itself"))?;
+            let name = info.id.filter(|id| !id.is_empty()).unwrap_or_else(|| self.address.clone());
+            Ok(self.state.join(Digest::of(name.as_bytes()).short()))
+        };
+        self.folder.get_or_try_init(find).await.map(PathBuf::as_path)
+    }
+
     /// Turns a failure of the client into ours: an answer of the engine is one thing, no answer another.
     fn failed(&self, action: &'static str, object: impl ToString) -> impl FnOnce(Failure) -> Error {
         let (address, object) = (self.address.clone(), object.to_string());
@@ -108,6 +155,29 @@ impl Docker {
             Failure::DockerStreamError { error } => Error::Engine { action, object, why: error },
             error => Error::Unavailable { what: "the Docker Engine", address, why: said(&error) },
         }
+    }
+
+    /// A client whose requests may take longer before their first answer.
+    async fn patient(&self, patience: Duration) -> Result<bollard::Docker> {
+        Ok(self.client().await?.clone().with_timeout(patience))
+    }
+
+    /// The next item of a stream, or why there is none in time.
+    async fn next<T>(
+        &self,
+        stream: &mut (impl Stream<Item = std::result::Result<T, Failure>> + Unpin + Send),
+        action: &'static str,
+        object: &(impl ToString + Sync),
+    ) -> Result<Option<T>> {
+        match tokio::time::timeout(self.answer, stream.next()).await {
+            Ok(item) => item.transpose().map_err(self.failed(action, object.to_string())),
+            Err(_) => Err(self.silent(self.answer, action, object)),
+        }
+    }
+
+    fn silent(&self, patience: Duration, action: &'static str, object: &impl ToString) -> Error {
+        let why = format!("nothing moved for {} s while it was to {action} {}", patience.as_secs(), object.to_string());
+        Error::Unavailable { what: "the Docker Engine", address: self.address.clone(), why }
     }
 
     async fn containers(&self, labels: Vec<String>) -> Result<Vec<ContainerSummary>> {
@@ -141,17 +211,7 @@ impl Docker {
 
     async fn state(&self, container: &ContainerSummary) -> Result<SlotState> {
         let id = container.id.clone().unwrap_or_default();
-        let label = |name: &str| container.labels.as_ref().and_then(|labels| labels.get(name)).cloned();
-        let damaged = |what: &str| Error::Engine {
-            action: "describe",
-            object: format!("container {}", short(&id)),
-            why: format!("its label {what} is missing or not legible"),
-        };
-        let release_digest: Digest = label(container::DIGEST)
-            .and_then(|digest| digest.parse().ok())
-            .ok_or_else(|| damaged(container::DIGEST))?;
-        let epoch =
-            label(container::EPOCH).and_then(|epoch| epoch.parse().ok()).ok_or_else(|| damaged(container::EPOCH))?;
+        let (release_digest, epoch) = identity(container)?;
         if runs(container) {
             return Ok(SlotState::Running { release_digest, epoch, id: short(&id) });
         }
@@ -199,6 +259,17 @@ impl Docker {
             }
             Err(error) => Err(self.failed("create", place)(error)),
         }
+    }
+
+    /// Removes a container that deviates from the policy.
+    async fn assert_policy(&self, id: &str, workload: &Workload) -> Result<()> {
+        let place = &workload.place;
+        let deviations = self.policy(id, place).await?.deviations(workload);
+        if deviations.is_empty() {
+            return Ok(());
+        }
+        self.clear(place, None).await?;
+        Err(Error::Policy { place: place.to_string(), deviations })
     }
 
     /// Refuses to replace what must not be replaced. `true`: the very release runs already.
@@ -265,6 +336,10 @@ impl Target for Docker {
             });
             if let Some(container) = mine {
                 *state = self.state(container).await?;
+                // What cannot be started again is not prepared: it is to be filled anew, from the store.
+                if !state.is_running() && self.lost_mount(container).await?.is_some() {
+                    *state = SlotState::Empty;
+                }
             }
         }
         Ok(observed)
@@ -303,12 +378,7 @@ impl Target for Docker {
                 made => break made?,
             }
         };
-        let deviations = self.policy(&id, place).await?.deviations(workload);
-        if deviations.is_empty() {
-            return Ok(());
-        }
-        self.clear(place, None).await?;
-        Err(Error::Policy { place: place.to_string(), deviations })
+        self.assert_policy(&id, workload).await
     }
 
     async fn start(&self, workload: &Workload, epoch: u64) -> Result<()> {
@@ -323,6 +393,10 @@ impl Target for Docker {
         if runs(&container) {
             return self.until_running(place).await;
         }
+        if let Some(path) = self.lost_mount(&container).await? {
+            let found = format!("a container whose mounted file {} is gone", path.display());
+            return Err(Error::NotPrepared { place: place.to_string(), found });
+        }
         if self.is_local() {
             let (host, number) = (workload.host.clone(), workload.host_port);
             let taken = tokio::task::spawn_blocking(move || port::taken(&host, number)).await;
@@ -331,6 +405,8 @@ impl Target for Docker {
             }
         }
         let id = container.id.unwrap_or_default();
+        // Again: whoever created it may have ended before its policy was looked at.
+        self.assert_policy(&id, workload).await?;
         match self.client().await?.start_container(&id, None).await {
             Ok(()) => {}
             Err(Failure::DockerResponseServerError { message, .. }) => {
@@ -341,17 +417,20 @@ impl Target for Docker {
         }
         let started = self.until_running(place).await;
         if let Err(Error::Refused { .. }) = started {
-            self.stop(place, Duration::ZERO).await?; // or it is restarted for ever
+            self.stop(place, epoch, Duration::ZERO).await?; // or it is restarted for ever
         }
         started
     }
 
-    async fn stop(&self, place: &Place, timeout: Duration) -> Result<()> {
+    async fn stop(&self, place: &Place, epoch: u64, timeout: Duration) -> Result<()> {
         let seconds = i32::try_from(timeout.as_millis().div_ceil(1000)).unwrap_or(i32::MAX);
-        for container in self.of_place(place).await? {
+        let client = self.patient(timeout + self.answer).await?;
+        let all = self.of_place(place).await?;
+        fence(place, epoch, &all)?;
+        for container in all {
             let Some(id) = container.id.clone().filter(|_| runs(&container)) else { continue };
             let options = StopContainerOptionsBuilder::new().t(seconds).build();
-            match self.client().await?.stop_container(&id, Some(options)).await {
+            match client.stop_container(&id, Some(options)).await {
                 Ok(()) | Err(Failure::DockerResponseServerError { status_code: 404, .. }) => {}
                 Err(error) => return Err(self.failed("stop", place)(error)),
             }
@@ -359,7 +438,8 @@ impl Target for Docker {
         Ok(())
     }
 
-    async fn remove(&self, place: &Place) -> Result<()> {
+    async fn remove(&self, place: &Place, epoch: u64) -> Result<()> {
+        fence(place, epoch, &self.of_place(place).await?)?;
         self.clear(place, None).await?;
         self.drop_mounts(place).await
     }
@@ -369,8 +449,8 @@ impl Target for Docker {
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(&lines.to_string()).build();
         let mut stream = self.client().await?.logs(&id, Some(options));
         let mut text = Vec::new();
-        while let Some(output) = stream.next().await {
-            text.extend(output.map_err(self.failed("read the log of", place))?.into_bytes());
+        while let Some(output) = self.next(&mut stream, "read the log of", place).await? {
+            text.extend(output.into_bytes());
         }
         let mut all: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
         Ok(all.split_off(all.len().saturating_sub(lines)))
@@ -427,6 +507,26 @@ fn ended(state: &ContainerState) -> Option<String> {
         how = format!("{how}: {error}");
     }
     Some(how)
+}
+
+/// No container of a place is of a newer writer.
+fn fence(place: &Place, epoch: u64, containers: &[ContainerSummary]) -> Result<()> {
+    containers.iter().try_for_each(|container| error::fence(place, epoch, identity(container)?.1))
+}
+
+/// Release and epoch of a container, from its labels.
+fn identity(container: &ContainerSummary) -> Result<(Digest, u64)> {
+    let label = |name: &str| container.labels.as_ref().and_then(|labels| labels.get(name)).cloned();
+    let damaged = |what: &str| Error::Engine {
+        action: "describe",
+        object: format!("container {}", short(container.id.as_deref().unwrap_or_default())),
+        why: format!("its label {what} is missing or not legible"),
+    };
+    let digest =
+        label(container::DIGEST).and_then(|digest| digest.parse().ok()).ok_or_else(|| damaged(container::DIGEST))?;
+    let epoch =
+        label(container::EPOCH).and_then(|epoch| epoch.parse().ok()).ok_or_else(|| damaged(container::EPOCH))?;
+    Ok((digest, epoch))
 }
 
 fn short(id: &str) -> String {

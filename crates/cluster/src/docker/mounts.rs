@@ -2,7 +2,10 @@
 
 use super::Docker;
 use crate::{Error, Result};
-use bollard::models::{Mount, MountType};
+use bollard::{
+    errors::Error as Failure,
+    models::{ContainerSummary, Mount, MountType},
+};
 use domain::workload::{Place, Workload};
 use std::{
     fs,
@@ -11,8 +14,27 @@ use std::{
 };
 
 impl Docker {
-    fn mounts_of(&self, place: &Place) -> PathBuf {
-        self.state.join("mounts").join(place.to_string())
+    async fn mounts_of(&self, place: &Place) -> Result<PathBuf> {
+        Ok(self.folder().await?.join("mounts").join(place.to_string()))
+    }
+
+    /// A file or folder of this host that a container needs for its start and that is not there any more.
+    pub(super) async fn lost_mount(&self, container: &ContainerSummary) -> Result<Option<PathBuf>> {
+        if !self.is_local() {
+            return Ok(None);
+        }
+        let id = container.id.as_deref().unwrap_or_default();
+        let inspected = match self.client().await?.inspect_container(id, None).await {
+            Ok(inspected) => inspected,
+            Err(Failure::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
+            Err(error) => return Err(self.failed("inspect", super::short(id))(error)),
+        };
+        let mounts = inspected.host_config.and_then(|host| host.mounts).unwrap_or_default();
+        let sources = mounts.into_iter().filter(|mount| mount.typ == Some(MountType::BIND)).filter_map(|m| m.source);
+        let is_lost = |path: &PathBuf| {
+            fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        };
+        Ok(sources.map(PathBuf::from).find(is_lost))
     }
 
     /// Puts the files of a workload in place of those of the slot's former content.
@@ -30,7 +52,7 @@ impl Docker {
             let why = format!("its files can only be mounted by an engine on this host, and {} is not", self.address);
             return Err(Error::refused(&workload.place, why));
         }
-        let dir = self.mounts_of(&workload.place).join(format!("{epoch}-{}", workload.release_digest.short()));
+        let dir = self.mounts_of(&workload.place).await?.join(format!("{epoch}-{}", workload.release_digest.short()));
         let mut mounts = Vec::new();
         for (index, mount) in workload.mounts.iter().enumerate() {
             let Some((_, source)) = given.iter().find(|(path, _)| *path == mount.path) else {
@@ -55,7 +77,7 @@ impl Docker {
 
     /// Removes the files of a slot.
     pub(super) async fn drop_mounts(&self, place: &Place) -> Result<()> {
-        let dir = self.mounts_of(place);
+        let dir = self.mounts_of(place).await?;
         match tokio::fs::remove_dir_all(&dir).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", dir)(error)),
             _ => Ok(()),

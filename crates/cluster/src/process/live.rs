@@ -129,6 +129,21 @@ pub(super) fn marked(slot: &Path) -> Vec<Marked> {
     found
 }
 
+/// Whether a process runs from any slot below a directory.
+pub(super) fn runs_below(directory: &Path) -> bool {
+    let own = std::process::id().to_string();
+    let prefix = format!("{MARK}={}/", directory.display());
+    fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().filter(|name| *name != own).and_then(|name| name.parse().ok()) else {
+            return false;
+        };
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(prefix.as_bytes()))
+            && Identity::of(pid).is_some_and(|identity| identity.alive())
+    })
+}
+
 /// Everything that a start needs. The environment holds secrets: it has no `Debug`.
 pub(super) struct Launch {
     pub(super) program: PathBuf,

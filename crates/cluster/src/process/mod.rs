@@ -16,12 +16,15 @@
 //!
 //! **Policy.** No new privileges, no capabilities, no core dumps (they would hold secrets) and a limit on data memory are
 //! inherited from the starting thread or set right after the start. As root, the program runs as uid 1000, and since `rootfs`
-//! belongs to root it cannot write it. What a plain process cannot have without a daemon is listed in
+//! belongs to root, and keeps no write bits of groups and others, it cannot write it (inspected file by file). What a plain process cannot have without a daemon is listed in
 //! [`Policy::unenforced`]: a seccomp filter, a process limit (the system counts per user, not per program), and, where we are an
 //! ordinary user ourselves, a read-only root.
 //!
 //! **Root's folders.** Root's own folders are often closed to uid 1000 (`/root` is). A new `root` in such a place becomes a symlink
-//! to a folder under `/var/lib/sealift/run`, named by the digest of its path; one that is in use already stays, and is refused.
+//! to a new folder under `/var/lib/sealift/run`, which keeps that path in `.origin`; one that is in use already stays, and is
+//! refused. The name of the folder is random and only the symlink knows it: who deletes the repository and makes it again at the
+//! same path begins anew, and does not meet slots of higher epochs. A folder without its symlink is removed when the next one for
+//! the same path is made, unless something still runs from it.
 //!
 //! Failure cases: port in use (the holder is named), a program that cannot be executed, a secret that cannot be read, files
 //! that uid 1000 cannot reach, a disk that is full. The exit status of a program is known only if whoever started it still
@@ -137,12 +140,12 @@ impl Target for Process {
         self.at(workload.place.clone(), move |slot| slot.start(&workload, epoch)).await
     }
 
-    async fn stop(&self, place: &Place, timeout: Duration) -> Result<()> {
-        self.at(place.clone(), move |slot| slot.stop(timeout)).await
+    async fn stop(&self, place: &Place, epoch: u64, timeout: Duration) -> Result<()> {
+        self.at(place.clone(), move |slot| slot.stop(epoch, timeout)).await
     }
 
-    async fn remove(&self, place: &Place) -> Result<()> {
-        self.at(place.clone(), |slot| slot.remove()).await
+    async fn remove(&self, place: &Place, epoch: u64) -> Result<()> {
+        self.at(place.clone(), move |slot| slot.remove(epoch)).await
     }
 
     async fn logs(&self, place: &Place, lines: usize) -> Result<Vec<String>> {

@@ -16,7 +16,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -174,7 +174,7 @@ impl SlotDir {
         let rootfs = fresh.join("rootfs");
         let writable = workload.relax.contains(&Relaxation::WritableRoot);
         match image {
-            Some((dir, _)) => tree::copy(dir, &rootfs, user(workload).filter(|_| writable))?,
+            Some((dir, _)) => tree::copy(dir, &rootfs, writable, user(workload).filter(|_| writable))?,
             None => tree::make_dirs(&rootfs)?,
         }
         for (index, mount) in workload.mounts.iter().enumerate() {
@@ -186,7 +186,7 @@ impl SlotDir {
             };
             let target = mount_path(fresh, index, &mount.path);
             target.parent().map_or(Ok(()), tree::make_dirs)?;
-            tree::copy_file(source, &target)?;
+            tree::copy_file(source, &target, false)?;
         }
         let environment = values::environment(workload, workload.host_port, &self.mount_places(workload))?;
         drop(environment); // only whether it can be filled
@@ -226,7 +226,7 @@ impl SlotDir {
             let _ = process.signal(Signal::KILL);
             return Err(error);
         }
-        self.assert_policy(workload, &process)
+        self.assert_policy(workload, epoch, &process)
     }
 
     fn launch(&self, workload: &Workload, record: &Record) -> Result<Launch> {
@@ -286,7 +286,7 @@ impl SlotDir {
         OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(Error::file("open", &path))
     }
 
-    fn assert_policy(&self, workload: &Workload, process: &Identity) -> Result<()> {
+    fn assert_policy(&self, workload: &Workload, epoch: u64, process: &Identity) -> Result<()> {
         if !process.alive() {
             return Ok(()); // it ended at once: that is found by `alive`, with its last words
         }
@@ -294,7 +294,7 @@ impl SlotDir {
         if deviations.is_empty() || !process.alive() {
             return Ok(());
         }
-        self.stop(Duration::ZERO)?;
+        self.stop(epoch, Duration::ZERO)?;
         Err(Error::Policy { place: self.place.to_string(), deviations })
     }
 
@@ -317,9 +317,18 @@ impl SlotDir {
         Error::Stuck { place: self.place.to_string(), why: format!("process {} cannot be ended: {why}", process.pid) }
     }
 
-    pub(super) fn stop(&self, timeout: Duration) -> Result<()> {
+    /// Refuses a writer that is older than what is in the slot, or than what runs from it.
+    fn fence(&self, epoch: u64, record: Option<&Record>, running: Option<&Running>) -> Result<()> {
+        let started = running.and_then(|running| running.content(record)).map(|(_, epoch)| epoch);
+        let newest = record.map(|record| record.epoch).max(started);
+        newest.map_or(Ok(()), |found| error::fence(&self.place, epoch, found))
+    }
+
+    pub(super) fn stop(&self, epoch: u64, timeout: Duration) -> Result<()> {
         let record = self.record()?;
-        let Some(running) = self.running(record.as_ref()) else {
+        let running = self.running(record.as_ref());
+        self.fence(epoch, record.as_ref(), running.as_ref())?;
+        let Some(running) = running else {
             return self.end(&live::marked(&self.dir), Signal::KILL);
         };
         let process = running.process;
@@ -353,8 +362,8 @@ impl SlotDir {
         }
     }
 
-    pub(super) fn remove(&self) -> Result<()> {
-        self.stop(Duration::ZERO)?;
+    pub(super) fn remove(&self, epoch: u64) -> Result<()> {
+        self.stop(epoch, Duration::ZERO)?;
         // First out of the way, so that a crash leaves no half of a slot.
         let stale = self.dir.with_file_name(format!(".{}.old", self.place.slot));
         tree::remove(&stale)?;
@@ -416,7 +425,6 @@ impl SlotDir {
     fn policy(&self, workload: &Workload, process: &Identity) -> Policy {
         let uid = process.status("Uid").and_then(|ids| ids.split_whitespace().nth(1)?.parse::<u32>().ok());
         let capabilities = process.status("CapEff").and_then(|hex| u64::from_str_radix(&hex, 16).ok());
-        let owner = fs::symlink_metadata(self.dir.join("rootfs")).map(|data| data.uid()).ok();
         let root = rustix::process::geteuid().is_root();
         let mut unenforced = vec![Part::Seccomp, Part::Pids];
         if !root || user(workload).is_none() {
@@ -425,7 +433,7 @@ impl SlotDir {
         Policy {
             user: uid.map_or_else(|| "unknown".to_owned(), |uid| format!("uid {uid}")),
             root: uid.is_none_or(|uid| uid == 0),
-            readonly_root: uid.is_some_and(|uid| uid != 0 && owner != Some(uid)),
+            readonly_root: uid.is_some_and(|uid| uid != 0 && !tree::writable(uid, &self.dir.join("rootfs"))),
             capabilities: match capabilities {
                 Some(0) => Vec::new(),
                 Some(bits) => vec![format!("bits {bits:x}")],

@@ -1,7 +1,6 @@
 //! Copying trees and files so that they survive a crash, and who can reach them.
 
 use crate::{Error, Result};
-use domain::Digest;
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::Write,
@@ -10,8 +9,9 @@ use std::{
 };
 
 /// Copies a directory: files (as reflinks where the file system can), directories and symlinks. Setuid bits are dropped, and
-/// everything is made readable, since owners are not kept. With `owner`, the copy belongs to that user.
-pub(super) fn copy(from: &Path, to: &Path, owner: Option<u32>) -> Result<()> {
+/// everything is made readable, since owners are not kept. Only a `writable` copy keeps what the image lets groups and others
+/// write; with `owner`, it belongs to that user.
+pub(super) fn copy(from: &Path, to: &Path, writable: bool, owner: Option<u32>) -> Result<()> {
     let mode = fs::symlink_metadata(from).map_err(Error::file("read", from))?.permissions().mode();
     fs::create_dir(to).map_err(Error::file("create", to))?;
     let entries = fs::read_dir(from).map_err(Error::file("list", from))?;
@@ -20,27 +20,33 @@ pub(super) fn copy(from: &Path, to: &Path, owner: Option<u32>) -> Result<()> {
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         let kind = entry.file_type().map_err(Error::file("read", &source))?;
         if kind.is_dir() {
-            copy(&source, &target, owner)?;
+            copy(&source, &target, writable, owner)?;
         } else if kind.is_symlink() {
             let link = fs::read_link(&source).map_err(Error::file("read", &source))?;
             std::os::unix::fs::symlink(link, &target).map_err(Error::file("create", &target))?;
         } else if kind.is_file() {
-            copy_file(&source, &target)?;
+            copy_file(&source, &target, writable)?;
             own(&target, owner)?;
         } else {
             let strange = std::io::Error::other("it is neither a file, a directory nor a symlink");
             return Err(Error::File { action: "copy", path: source, source: strange });
         }
     }
-    fs::set_permissions(to, Permissions::from_mode(mode & 0o777 | 0o755)).map_err(Error::file("change", to))?;
+    fs::set_permissions(to, Permissions::from_mode(mode & kept(writable) | 0o755))
+        .map_err(Error::file("change", to))?;
     own(to, owner)
 }
 
+/// The bits of a mode that a copy keeps.
+fn kept(writable: bool) -> u32 {
+    if writable { 0o777 } else { 0o755 }
+}
+
 /// Copies one file durably. It becomes readable, and executable for all if it was for anyone.
-pub(super) fn copy_file(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn copy_file(from: &Path, to: &Path, writable: bool) -> Result<()> {
     fs::copy(from, to).map_err(Error::file("copy to", to))?;
     let file = File::open(to).map_err(Error::file("open", to))?;
-    let mode = file.metadata().map_err(Error::file("read", to))?.permissions().mode() & 0o777;
+    let mode = file.metadata().map_err(Error::file("read", to))?.permissions().mode() & kept(writable);
     let executable = if mode & 0o111 == 0 { 0 } else { 0o111 };
     file.set_permissions(Permissions::from_mode(mode | 0o444 | executable)).map_err(Error::file("change", to))?;
     file.sync_all().map_err(Error::file("sync", to))
@@ -97,24 +103,81 @@ pub(super) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Gives slots a home that workloads can enter: a `root` that is closed to them and not used yet becomes a symlink to a folder
-/// in `refuge`. From then on the symlink is followed, whatever becomes of the folder above it.
+/// The file of a refuge that says which path is a symlink to it. Names of projects never begin with a dot.
+const ORIGIN: &str = ".origin";
+
+/// Gives slots a home that workloads can enter: a `root` that is closed to them and not used yet becomes a symlink to a new
+/// folder in `refuge`. From then on the symlink is followed, whatever becomes of the folder above it; once it is gone, so is
+/// what it led to: a new one leads to a new folder, and old ones of the same path are removed unless something runs there.
 pub(super) fn settle(root: &Path, refuge: &Path) -> Result<()> {
-    if super::blocked_for_workloads(root).is_none() || fs::symlink_metadata(root).is_ok_and(|data| data.is_symlink()) {
+    let root = std::path::absolute(root).map_err(Error::file("resolve", root))?;
+    if let Ok(home) = fs::read_link(&root) {
+        return if home.starts_with(refuge) { keep(&root, &home) } else { Ok(()) };
+    }
+    if super::blocked_for_workloads(&root).is_none() {
         return Ok(());
     }
     // Fails if slots are in it; then they stay, and their start says what is in the way.
-    match fs::remove_dir(root) {
+    match fs::remove_dir(&root) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Ok(()),
         _ => {}
     }
-    let root = std::path::absolute(root).map_err(Error::file("resolve", root))?;
-    let home = refuge.join(Digest::of(root.as_os_str().as_encoded_bytes()).short());
-    make_dirs(&home)?;
+    let home = refuge.join(uuid::Uuid::new_v4().to_string());
+    keep(&root, &home)?;
     if let Some(parent) = root.parent() {
         fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
     }
-    std::os::unix::fs::symlink(&home, &root).map_err(Error::file("create", root))
+    match std::os::unix::fs::symlink(&home, &root) {
+        Ok(()) => remove_orphans(&root, &home, refuge),
+        // Another writer of this very moment was quicker; its folder is as good.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => remove(&home),
+        Err(error) => Err(Error::file("create", &root)(error)),
+    }
+}
+
+/// A refuge that is there and says whose it is: also after it was cleared away, or after the repository was moved.
+fn keep(root: &Path, home: &Path) -> Result<()> {
+    make_dirs(home)?;
+    let origin = home.join(ORIGIN);
+    let bytes = root.as_os_str().as_encoded_bytes();
+    let said = fs::read(&origin).unwrap_or_default();
+    if said == bytes || (!said.is_empty() && fs::read_link(path_of(said)).is_ok_and(|link| link == home)) {
+        return Ok(());
+    }
+    write(&origin, bytes)
+}
+
+fn path_of(bytes: Vec<u8>) -> PathBuf {
+    PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes))
+}
+
+/// Removes the folders of `refuge` that `root` once led to, except its `home` and those from which something still runs.
+fn remove_orphans(root: &Path, home: &Path, refuge: &Path) -> Result<()> {
+    for entry in fs::read_dir(refuge).map_err(Error::file("list", refuge))?.flatten() {
+        let orphan = entry.path();
+        let is_of_root = fs::read(orphan.join(ORIGIN)).is_ok_and(|said| said == root.as_os_str().as_encoded_bytes());
+        let resolved = fs::canonicalize(&orphan).unwrap_or_else(|_| orphan.clone());
+        if is_of_root && orphan != home && !super::live::runs_below(&resolved) {
+            remove(&orphan)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a user other than root could change a file or directory of this tree. What cannot be looked at counts as such.
+pub(super) fn writable(user: u32, path: &Path) -> bool {
+    let Ok(data) = fs::symlink_metadata(path) else { return true };
+    if data.is_symlink() {
+        return false; // it has no mode of its own, and where it leads is another path
+    }
+    if data.uid() == user || data.permissions().mode() & 0o022 != 0 {
+        return true;
+    }
+    if !data.is_dir() {
+        return false;
+    }
+    let Ok(mut entries) = fs::read_dir(path) else { return true };
+    entries.any(|entry| entry.map_or(true, |entry| writable(user, &entry.path())))
 }
 
 /// The first existing folder on the way to `path`, itself included, that a user cannot pass through.

@@ -57,7 +57,7 @@ pub async fn conformance(subject: &dyn Subject) {
     suite.a_crash_is_seen().await;
     suite.the_policy_holds().await;
     for slot in [Slot::Blue, Slot::Green] {
-        suite.target.remove(&suite.at(slot)).await.expect("remove");
+        suite.target.remove(&suite.at(slot), 99).await.expect("remove");
     }
 }
 
@@ -100,8 +100,8 @@ impl Suite<'_> {
         let target = self.target;
         let blue = self.at(Slot::Blue);
         assert_eq!(self.observe().await, Observed { blue: SlotState::Empty, green: SlotState::Empty });
-        target.stop(&blue, STOP).await.expect("stopping nothing is nothing");
-        target.remove(&blue).await.expect("removing nothing is nothing");
+        target.stop(&blue, 2, STOP).await.expect("stopping nothing is nothing");
+        target.remove(&blue, 2).await.expect("removing nothing is nothing");
         let workload = self.workload(Slot::Blue, "one", free_port());
         let nothing = target.start(&workload, 1).await.expect_err("nothing was prepared");
         assert!(matches!(nothing, Error::NotPrepared { .. }) && !nothing.is_workloads_fault(), "{nothing}");
@@ -128,7 +128,7 @@ impl Suite<'_> {
         assert!(target.logs(&blue, 5).await.expect("logs").iter().any(|line| line.contains("listening")));
 
         for _ in 0..2 {
-            target.stop(&blue, STOP).await.expect("stop, and again");
+            target.stop(&blue, 2, STOP).await.expect("stop, and again");
             let observed = self.observe().await.blue;
             assert!(matches!(&observed, SlotState::Stopped { epoch: 1, ended: Some(_), .. }), "{observed:?}");
         }
@@ -136,7 +136,7 @@ impl Suite<'_> {
         target.start(&workload, 2).await.expect("what was stopped is started again, by a later writer");
         self.until_it_answers(&workload).await;
         for _ in 0..2 {
-            target.remove(&blue).await.expect("remove, and again");
+            target.remove(&blue, 2).await.expect("remove, and again");
             assert_eq!(self.observe().await.blue, SlotState::Empty);
         }
         assert!(target.logs(&blue, 5).await.expect("logs").is_empty());
@@ -152,21 +152,31 @@ impl Suite<'_> {
         assert_eq!(self.observe().await.blue, before);
         let observed = self.observe().await.green;
         assert!(matches!(observed, SlotState::Running { epoch: 4, .. }), "{observed:?}");
-        target.stop(&green.place, STOP).await.expect("stop");
-        target.remove(&green.place).await.expect("remove");
+        target.stop(&green.place, 4, STOP).await.expect("stop");
+        target.remove(&green.place, 4).await.expect("remove");
         assert_eq!(self.observe().await, Observed { blue: before, green: SlotState::Empty });
-        target.remove(&blue.place).await.expect("remove");
+        target.remove(&blue.place, 4).await.expect("remove");
     }
 
     async fn an_older_writer_is_fenced_off(&self) {
         let workload = self.workload(Slot::Blue, "one", free_port());
         self.prepare(&workload, 7).await.expect("prepare");
-        for result in [self.prepare(&workload, 6).await, self.target.start(&workload, 6).await] {
-            let error = result.expect_err("a lower epoch");
-            assert!(matches!(error, Error::Fenced { epoch: 6, found: 7, .. }), "{error}");
-            assert_eq!((error.class(), error.is_workloads_fault()), (Class::Busy, false));
+        for running in [false, true] {
+            let results = [
+                self.prepare(&workload, 6).await,
+                self.target.start(&workload, 6).await,
+                self.target.stop(&workload.place, 6, STOP).await,
+                self.target.remove(&workload.place, 6).await,
+            ];
+            for result in results {
+                let error = result.expect_err("a lower epoch");
+                assert!(matches!(error, Error::Fenced { epoch: 6, found: 7, .. }), "{error}");
+                assert_eq!((error.class(), error.is_workloads_fault()), (Class::Busy, false));
+            }
+            assert_eq!(self.observe().await.blue.is_running(), running);
+            self.target.start(&workload, 7).await.expect("the writer itself is not fenced off");
         }
-        self.target.remove(&workload.place).await.expect("remove");
+        self.target.remove(&workload.place, 7).await.expect("remove");
     }
 
     async fn what_runs_is_not_replaced(&self) {
@@ -175,13 +185,13 @@ impl Suite<'_> {
         self.up(&one, 8).await;
         let error = self.prepare(&two, 9).await.expect_err("another release runs there");
         assert!(matches!(error, Error::Occupied { .. }) && !error.is_workloads_fault(), "{error}");
-        self.target.stop(&one.place, STOP).await.expect("stop");
+        self.target.stop(&one.place, 9, STOP).await.expect("stop");
         self.prepare(&two, 9).await.expect("what is stopped is replaced");
         let error = self.target.start(&one, 9).await.expect_err("the other release is not there any more");
         assert!(matches!(error, Error::NotPrepared { .. }), "{error}");
         self.target.start(&two, 9).await.expect("start");
         assert_eq!(self.observe().await.blue.release_digest(), Some(&digest("two")));
-        self.target.remove(&two.place).await.expect("remove");
+        self.target.remove(&two.place, 9).await.expect("remove");
     }
 
     async fn a_port_in_use_is_named(&self) {
@@ -195,7 +205,7 @@ impl Suite<'_> {
         assert!(!self.observe().await.blue.is_running());
         drop(occupied);
         self.target.start(&workload, 10).await.expect("the port is free again");
-        self.target.remove(&workload.place).await.expect("remove");
+        self.target.remove(&workload.place, 10).await.expect("remove");
     }
 
     async fn a_crash_is_seen(&self) {
@@ -214,10 +224,10 @@ impl Suite<'_> {
             assert!(Instant::now() < deadline, "the crash was never seen");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        self.target.stop(&workload.place, STOP).await.expect("what crashed can be stopped");
+        self.target.stop(&workload.place, 11, STOP).await.expect("what crashed can be stopped");
         let observed = self.observe().await.blue;
         assert!(matches!(&observed, SlotState::Stopped { ended: Some(_), .. }), "{observed:?}");
-        self.target.remove(&workload.place).await.expect("remove");
+        self.target.remove(&workload.place, 11).await.expect("remove");
     }
 
     async fn the_policy_holds(&self) {
@@ -228,7 +238,7 @@ impl Suite<'_> {
         let mut stricter = workload.clone();
         stricter.memory -= 1;
         assert_eq!(policy.deviations(&stricter).len(), 1, "a deviation is found");
-        self.target.remove(&workload.place).await.expect("remove");
+        self.target.remove(&workload.place, 12).await.expect("remove");
         let error = self.target.inspect_policy(&workload.place).await.expect_err("nothing is there");
         assert!(matches!(error, Error::NotPrepared { .. }), "{error}");
     }

@@ -207,17 +207,24 @@ impl Target for InMemory {
         Ok(())
     }
 
-    async fn stop(&self, place: &Place, _: Duration) -> Result<()> {
+    async fn stop(&self, place: &Place, epoch: u64, _: Duration) -> Result<()> {
         let mut world = self.world();
-        let Some(slot) = world.slots.get_mut(place).filter(|slot| slot.running) else { return Ok(()) };
+        let Some(slot) = world.slots.get_mut(place) else { return Ok(()) };
+        error::fence(place, epoch, slot.epoch)?;
+        if !slot.running {
+            return Ok(());
+        }
         slot.running = false;
         slot.ended = Some("stopped by SIGTERM".to_owned());
         note(&mut world, "stop", place, None);
         Ok(())
     }
 
-    async fn remove(&self, place: &Place) -> Result<()> {
+    async fn remove(&self, place: &Place, epoch: u64) -> Result<()> {
         let mut world = self.world();
+        if let Some(slot) = world.slots.get(place) {
+            error::fence(place, epoch, slot.epoch)?;
+        }
         if world.slots.remove(place).is_some() {
             note(&mut world, "remove", place, None);
         }
@@ -323,11 +330,11 @@ impl Target for FaultyTarget {
     async fn start(&self, workload: &Workload, epoch: u64) -> Result<()> {
         self.around("target.start", self.inner.start(workload, epoch)).await
     }
-    async fn stop(&self, place: &Place, timeout: Duration) -> Result<()> {
-        self.around("target.stop", self.inner.stop(place, timeout)).await
+    async fn stop(&self, place: &Place, epoch: u64, timeout: Duration) -> Result<()> {
+        self.around("target.stop", self.inner.stop(place, epoch, timeout)).await
     }
-    async fn remove(&self, place: &Place) -> Result<()> {
-        self.around("target.remove", self.inner.remove(place)).await
+    async fn remove(&self, place: &Place, epoch: u64) -> Result<()> {
+        self.around("target.remove", self.inner.remove(place, epoch)).await
     }
     async fn logs(&self, place: &Place, lines: usize) -> Result<Vec<String>> {
         self.around("target.logs", self.inner.logs(place, lines)).await

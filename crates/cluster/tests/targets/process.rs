@@ -103,7 +103,7 @@ async fn environment_mounts_and_secrets_arrive_and_the_secret_is_in_no_file() {
     let policy = bench.target.inspect_policy(&workload.place).await.unwrap();
     assert!(policy.no_new_privileges && policy.capabilities.is_empty() && !policy.root, "{policy:?}");
     assert_eq!(policy.memory, Some(workload.memory));
-    bench.target.remove(&workload.place).await.unwrap();
+    bench.target.remove(&workload.place, 1).await.unwrap();
     bench.prepare(&workload).await.unwrap();
     assert!(!holds(bench.dir.path(), b"hunter2"));
 }
@@ -136,7 +136,7 @@ async fn a_child_that_was_never_recorded_is_found_by_its_mark() {
     bench.target.start(&workload, 1).await.unwrap();
     assert_eq!(bench.state(&workload).await, running, "no second process was started");
     assert_ne!(std::fs::read_to_string(&state).unwrap().find("\"pid\""), None, "now it is recorded");
-    bench.target.stop(&workload.place, Duration::from_secs(5)).await.unwrap();
+    bench.target.stop(&workload.place, 1, Duration::from_secs(5)).await.unwrap();
     assert!(!answers(workload.host_port));
 }
 
@@ -145,7 +145,7 @@ async fn a_recycled_pid_is_not_taken_for_the_workload() {
     let bench = Bench::new();
     let workload = workload("wine", Slot::Blue, "one", free_port());
     bench.up(&workload).await;
-    bench.target.stop(&workload.place, Duration::from_secs(5)).await.unwrap();
+    bench.target.stop(&workload.place, 1, Duration::from_secs(5)).await.unwrap();
     let path = bench.slot(&workload).join("state.json");
     let mut state: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     state["process"]["pid"] = std::process::id().into(); // ours, with the other's start time
@@ -156,7 +156,7 @@ async fn a_recycled_pid_is_not_taken_for_the_workload() {
         matches!(&observed, SlotState::Stopped { ended: Some(how), .. } if how.contains("nobody watched")),
         "{observed:?}"
     );
-    bench.target.stop(&workload.place, Duration::from_secs(5)).await.unwrap(); // and this test lives on
+    bench.target.stop(&workload.place, 1, Duration::from_secs(5)).await.unwrap(); // and this test lives on
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn what_a_program_started_ends_with_it() {
     let child = get(workload.host_port, "/child").unwrap().1;
     let alive = || std::fs::read_to_string(format!("/proc/{child}/cmdline")).is_ok_and(|line| line.contains("server"));
     assert!(alive());
-    bench.target.stop(&workload.place, Duration::from_secs(5)).await.unwrap();
+    bench.target.stop(&workload.place, 1, Duration::from_secs(5)).await.unwrap();
     assert!(!alive());
 }
 
@@ -236,12 +236,12 @@ async fn a_relaxation_by_name_is_given() {
     bench.up(&workload).await;
     let policy = bench.target.inspect_policy(&workload.place).await.unwrap();
     assert!(policy.root && policy.capabilities.is_empty() && policy.no_new_privileges, "{policy:?}");
-    bench.target.remove(&workload.place).await.unwrap();
+    bench.target.remove(&workload.place, 1).await.unwrap();
     workload.relax = vec![Relaxation::WritableRoot];
     bench.up(&workload).await;
     let inside = bench.slot(&workload).join("rootfs/x");
     assert_eq!(get(workload.host_port, &format!("/write{}", inside.display())).unwrap().0, 200);
-    bench.target.remove(&workload.place).await.unwrap();
+    bench.target.remove(&workload.place, 1).await.unwrap();
 }
 
 #[tokio::test]
@@ -281,7 +281,7 @@ async fn root_in_a_closed_folder_keeps_slots_where_workloads_can_be() {
     );
     let elsewhere = Process::new(closed.join("deep/run"), "127.0.0.1".into());
     assert_eq!(elsewhere.alive(&workload.place).await.unwrap(), None, "it is found by whoever knows the root only");
-    bench.target.remove(&workload.place).await.unwrap();
+    bench.target.remove(&workload.place, 1).await.unwrap();
     assert_eq!(bench.state(&workload).await, SlotState::Empty);
 }
 
@@ -294,5 +294,80 @@ async fn a_program_without_an_image_may_be_a_mounted_file() {
     bench.target.prepare(&workload, 1, ImagePath::None, &mounts).await.unwrap();
     bench.target.start(&workload, 1).await.unwrap();
     wait_for("an answer", async || answers(workload.host_port)).await;
-    bench.target.remove(&workload.place).await.unwrap();
+    bench.target.remove(&workload.place, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_repository_made_again_at_the_same_path_begins_anew() {
+    if !rustix::process::geteuid().is_root() {
+        return; // an ordinary user's workloads run as that user
+    }
+    let mut bench = Bench::new();
+    let closed = bench.dir.path().join("closed");
+    let refuge = bench.dir.path().join("refuge");
+    let root = closed.join("run");
+    let close = || {
+        std::fs::create_dir(&closed).unwrap();
+        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+    };
+    let homes = || std::fs::read_dir(&refuge).unwrap().count();
+    bench.target = Process::new(root.clone(), "127.0.0.1".into()).with_refuge(refuge.clone());
+    close();
+    let old = workload("wine", Slot::Blue, "one", free_port());
+    bench.target.prepare(&old, 7, bench.image(), &bench.mounts()).await.unwrap();
+    bench.target.start(&old, 7).await.unwrap();
+    let running = Process::new(root.canonicalize().unwrap(), "127.0.0.1".into());
+    std::fs::remove_dir_all(&closed).unwrap();
+    close();
+    let new = workload("wine", Slot::Blue, "two", free_port());
+    bench.prepare(&new).await.unwrap(); // epoch 1: a new store has begun
+    assert_eq!(homes(), 2, "what still runs is left alone");
+    assert_eq!(running.alive(&old.place).await.unwrap(), None);
+    running.stop(&old.place, 7, Duration::from_secs(5)).await.unwrap();
+    std::fs::remove_dir_all(&closed).unwrap();
+    close();
+    bench.prepare(&new).await.unwrap();
+    assert_eq!(homes(), 1, "orphans from which nothing runs are removed");
+    assert!(bench.state(&new).await.release_digest().is_some());
+    // A refuge that was cleared away is an empty one, not an error.
+    std::fs::remove_dir_all(root.canonicalize().unwrap()).unwrap();
+    assert_eq!(bench.state(&new).await, SlotState::Empty);
+    bench.prepare(&new).await.unwrap();
+    assert_eq!(homes(), 1);
+}
+
+#[tokio::test]
+async fn what_an_image_lets_everybody_write_is_not_written() {
+    if !rustix::process::geteuid().is_root() {
+        return; // an ordinary user's workloads own their files
+    }
+    let bench = Bench::new();
+    let open = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    std::fs::create_dir(bench.rootfs.join("data")).unwrap();
+    std::fs::write(bench.rootfs.join("data/file"), "image").unwrap();
+    for path in ["", "data", "data/file"] {
+        open(&bench.rootfs.join(path));
+    }
+    open(&bench.model);
+    let mut workload = workload("wine", Slot::Blue, "one", free_port());
+    bench.up(&workload).await;
+    let port = workload.host_port;
+    let write = |path: String| get(port, &format!("/write{path}")).unwrap().0;
+    let inside = |path: &str| bench.slot(&workload).join("rootfs").join(path).display().to_string();
+    for path in ["new", "data/new", "data/file"] {
+        assert_eq!(write(inside(path)), 403, "{path}");
+    }
+    assert_eq!(write(get(port, "/env/MODEL").unwrap().1), 403);
+    assert!(bench.target.inspect_policy(&workload.place).await.unwrap().readonly_root);
+    open(Path::new(&inside("data/file")));
+    let policy = bench.target.inspect_policy(&workload.place).await.unwrap();
+    assert!(!policy.readonly_root, "modes are looked at");
+    bench.target.remove(&workload.place, 1).await.unwrap();
+    workload.relax = vec![Relaxation::WritableRoot];
+    bench.up(&workload).await;
+    assert_eq!(
+        get(port, &format!("/write{}", bench.slot(&workload).join("rootfs/data/file").display())).unwrap().0,
+        200
+    );
+    bench.target.remove(&workload.place, 1).await.unwrap();
 }
