@@ -57,7 +57,7 @@ pub fn hint(error: &Error, verb: &str) -> Option<String> {
             Verdict::Inconclusive => format!("sealift gate {environment}"),
             _ => format!("sealift explain {release}"),
         },
-        Error::Stopped { .. } => "the same command again".to_owned(),
+        Error::Stopped { .. } | Error::Internal { .. } => "the same command again".to_owned(),
         Error::File { source, path, .. } => match source.kind() {
             std::io::ErrorKind::PermissionDenied => format!("ls -ld {}", path.display()),
             std::io::ErrorKind::InvalidData => again(&format!("mend {}", path.display())),

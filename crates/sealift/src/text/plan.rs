@@ -22,10 +22,7 @@ pub(crate) fn plan(plan: &Plan) -> String {
         steps.iter().enumerate().map(|(index, step)| format!("{:>2}  {}", index + 1, plan.title(step))).collect()
     };
     fields.list("steps", numbered(&plan.steps));
-    match plan.back.is_empty() {
-        true => fields.add("on fault", "nothing served before: the new release is cleared away"),
-        false => fields.list("on fault", numbered(&plan.back)),
-    }
+    fields.list("on fault", numbered(&plan.back));
     fields.add("at most", bounds(plan));
     let base =
         plan.base.as_ref().map_or_else(|| "an empty ledger".to_owned(), |base| format!("ledger entry {}", base.seq));
@@ -61,7 +58,7 @@ fn bounds(plan: &Plan) -> String {
     } else {
         format!(", of them {} without service", bound(bounds.interruption))
     };
-    let back = if plan.back.is_empty() { String::new() } else { format!("; the way back {}", bound(bounds.back)) };
+    let back = if bounds.back.is_zero() { String::new() } else { format!("; the way back {}", bound(bounds.back)) };
     format!("{} forward{gap}{back} (transfers not counted)", bound(bounds.forward))
 }
 
@@ -81,7 +78,8 @@ pub(crate) mod tests {
     pub(crate) fn example() -> Plan {
         let digest = Digest::of("wine@1.0.0");
         let since = "2026-11-21T10:00:00Z".parse().unwrap();
-        let running = Running { release: "wine@1.0.0".parse().unwrap(), digest, slot: Slot::Blue, since };
+        let running =
+            Running { release: "wine@1.0.0".parse().unwrap(), digest, slot: Slot::Blue, settings: None, since };
         let busy = SlotState::Running { release_digest: digest, epoch: 1, id: "pid 7".into() };
         rollout(Facts {
             op: "0b0e6c1e-0000-4000-8000-000000000001".into(),

@@ -123,6 +123,7 @@ mod tests {
         let serving = release.map(|release| Running {
             release: release.parse().unwrap(),
             digest: Digest::of(release),
+            settings: None,
             slot: Slot::Blue,
             since: "2026-11-21T10:00:00Z".parse().unwrap(),
         });

@@ -132,7 +132,7 @@ async fn verify(shell: &Shell, wanted: Option<&str>, source: &Source) -> Result<
     let trusted = source.trusted(shell)?;
     // What this host remembers belongs to the repository's own store, not to one that was typed.
     let workspace = if source.is_typed() { None } else { shell.workspace_if_any()? };
-    let memory = workspace.as_ref().map(|workspace| workspace.state().join("ledger"));
+    let memory = workspace.as_ref().map(|workspace| workspace.ledger_memory(&store));
     let environments = match &workspace {
         Some(workspace) => super::environments(&workspace.config, wanted)?,
         None => in_store(&store, wanted).await?,
@@ -142,7 +142,15 @@ async fn verify(shell: &Shell, wanted: Option<&str>, source: &Source) -> Result<
     for environment in environments {
         let of_it = anchors.remove(&environment).unwrap_or_default();
         let log = Log::new(store.clone(), environment.clone(), trusted.clone(), memory.as_deref());
-        let (_, summary) = log.verify(of_it).await?;
+        let (records, summary) = log.verify(of_it).await?;
+        let current = releases::current(&store, &environment).await?;
+        let disagreements = domain::state::disagreements(&current, &engine::status::rollouts(&records)?);
+        if !disagreements.is_empty() {
+            let key = releases::current_key(&environment);
+            return Err(Error::Integrity {
+                message: format!("{key} is not what the ledger says: {}", disagreements.join("; ")),
+            });
+        }
         found.push((environment, summary));
     }
     Ok(report(&found))
@@ -186,9 +194,13 @@ async fn sealed_anchors(store: &Store, trusted: &TrustedKeys) -> Result<BTreeMap
 /// Verifies a copy of the bucket. Nothing but files and keys is used.
 fn offline(wanted: Option<&str>, folder: &Path, trusted: &TrustedKeys) -> Result<Report> {
     let ledgers = folder.join("ledger");
-    let found: Vec<Name> = names(&ledgers)?.into_iter().filter_map(|name| Name::new(name).ok()).collect();
-    let environments = select(found, wanted, &ledgers.display().to_string())?;
     let mut anchors = exported_anchors(&folder.join("releases"), trusted)?;
+    // A ledger that a release has an anchor in must be there, also when its whole folder is gone.
+    let mut found: Vec<Name> = names(&ledgers)?.into_iter().filter_map(|name| Name::new(name).ok()).collect();
+    found.extend(anchors.keys().cloned());
+    found.sort();
+    found.dedup();
+    let environments = select(found, wanted, &ledgers.display().to_string())?;
     let mut found = Vec::new();
     for environment in environments {
         let of_it = anchors.remove(&environment).unwrap_or_default();

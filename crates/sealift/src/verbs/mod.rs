@@ -71,7 +71,7 @@ fn component(config: &Config, environment: &Environment, wanted: Option<&str>) -
 /// The ledgers of a workspace, for reading.
 async fn logs(workspace: &Workspace) -> Result<impl Fn(&Name) -> Log> {
     let (store, trusted) = (workspace.store().await?, trusted(workspace)?);
-    let memory = workspace.state().join("ledger");
+    let memory = workspace.ledger_memory(&store);
     Ok(move |name: &Name| Log::new(store.clone(), name.clone(), trusted.clone(), Some(&memory)))
 }
 

@@ -18,16 +18,31 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> {
     let workspace = shell.workspace()?;
-    let (mut all, mut words, mut exit) = (Vec::new(), Vec::new(), Exit::Ok);
-    for environment in super::environments(&workspace.config, arguments.environment.as_deref())? {
+    let environments = super::environments(&workspace.config, arguments.environment.as_deref())?;
+    let (mut all, mut words, mut exit, mut failed) = (Vec::new(), Vec::new(), Exit::Ok, None);
+    for environment in environments {
         let world = shell.world(&workspace, &environment).await?;
-        let finished = engine::rollout::resume(&world, &environment).await?;
-        let report = rollout::report(&workspace, &finished);
-        if exit == Exit::Ok {
-            exit = report.exit;
+        match engine::rollout::resume(&world, &environment).await {
+            Ok(finished) => {
+                let report = rollout::report(&workspace, &finished);
+                if exit == Exit::Ok {
+                    exit = report.exit;
+                }
+                all.push(json!({ "environment": environment, "rollout": finished }));
+                words.push(report.text);
+            }
+            // One environment that cannot go on now does not keep the others from going on.
+            Err(error) => match failed {
+                None => failed = Some(error),
+                Some(_) => shell.events.warn(format!("{environment}: {error}")),
+            },
         }
-        all.push(json!({ "environment": environment, "rollout": finished }));
-        words.push(report.text);
     }
-    Ok(Report::new(&all, words.join("\n")).ending(exit))
+    match failed {
+        Some(error) => {
+            words.iter().for_each(|text| shell.events.note(text.clone()));
+            Err(error)
+        }
+        None => Ok(Report::new(&all, words.join("\n")).ending(exit)),
+    }
 }

@@ -31,6 +31,8 @@ pub(super) async fn run(shell: &Shell, intent: Intent<'_>, only_plan: bool) -> R
     if only_plan {
         return Ok(Report::new(&plan, text::plan::plan(&plan)));
     }
+    // A host that only deploys must find out as well whether the store keeps its word.
+    workspace.store_for_writing().await?;
     let finished = rollout::execute(&world, &plan).await?;
     Ok(report(&workspace, &finished))
 }
