@@ -122,6 +122,84 @@ async fn abort_brings_the_previous_release_back() {
     scene.roll(Verb::Deploy, "wine@1.2.0").await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_way_back_ends_also_when_the_release_before_is_not_well_either() {
+    let scene = scene("deploy").await;
+    scene.target.set_unhealthy(scene.digest("wine@1.1.0"));
+    scene.target.set_unhealthy(scene.digest("wine@1.0.0"));
+    let error = scene.roll(Verb::Deploy, "wine@1.1.0").await.unwrap_err();
+    assert!(matches!(&error, Error::WentBack { class: None, .. }), "{error:?}");
+    assert!(error.to_string().contains("wine@1.0.0 was brought back but is not well either"), "{error}");
+    assert_eq!(scene.serving(), Some("wine@1.0.0".to_owned()));
+    // What mends it can be deployed at once.
+    scene.roll(Verb::Deploy, "wine@1.2.0").await.unwrap();
+    assert_eq!(scene.serving(), Some("wine@1.2.0".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_release_that_is_given_up_after_the_switch_is_named_no_more() {
+    let mut open_after_the_switch = 0;
+    for k in 1.. {
+        let scene = Scene::new().await;
+        let plan = scene.plan(Verb::Deploy, "wine@1.0.0").await.unwrap();
+        // The store is gone from the k-th operation on.
+        scene.faults.arm(k, Mode::Down);
+        let clean = execute(&scene.world, &plan).await.is_ok();
+        scene.faults.disarm();
+        if clean {
+            break;
+        }
+        let log = scene.world.log(&scene.environment);
+        let open = engine::status::open_rollout(&log).await.unwrap().is_some();
+        open_after_the_switch += usize::from(open && !end_state(&scene).await.serving.is_empty());
+        let ended = abort(&scene.world, &scene.environment).await.unwrap();
+        if open {
+            assert!(matches!(ended, Finished::Ended { ending: Ending::Aborted, .. }), "operation {k}: {ended:?}");
+            assert!(end_state(&scene).await.serving.is_empty(), "operation {k}");
+            assert!(scene.target.slots().is_empty(), "operation {k}");
+        }
+    }
+    assert!(open_after_the_switch > 0, "no fault left the rollout open after the switch");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_goes_only_to_a_release_that_has_served() {
+    let scene = scene("deploy").await;
+    scene.target.set_unhealthy(scene.digest("wine@1.1.0"));
+    scene.roll(Verb::Deploy, "wine@1.1.0").await.unwrap_err();
+    let refused = scene.plan(Verb::Rollback, "wine@1.1.0").await.unwrap_err();
+    assert_eq!(refused.class(), domain::Class::NotPermitted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changed_settings_of_the_environment_are_rolled_out() {
+    let mut scene = scene("deploy").await;
+    let environment = scene.workspace.config.environments.get_mut("staging").unwrap();
+    environment.components.get_mut("wine").unwrap().port = 18081;
+    let done = scene.roll(Verb::Deploy, "wine@1.0.0").await.unwrap();
+    assert!(matches!(done, Finished::Ended { ending: Ending::Succeeded, .. }), "{done:?}");
+    assert_eq!(scene.target.serving(18081), Some(scene.digest("wine@1.0.0")));
+    assert_eq!(scene.target.serving(18080), None);
+    let again = scene.roll(Verb::Deploy, "wine@1.0.0").await.unwrap();
+    assert!(matches!(again, Finished::Nothing { .. }), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_died_elsewhere_is_taken_over_after_its_ttl() {
+    let scene = scene("deploy").await;
+    let elsewhere = serde_json::json!({
+        "epoch": 7,
+        "holder": {"name": "ci@gone pid 1", "uuid": "u", "host": "another boot", "pid": 1, "started": 1},
+        "op": "deploy wine@1.1.0 (gone)", "ttl_ms": 300, "renewals": 4,
+    });
+    let store = store::Store::over(scene.memory.clone());
+    let there = store.read("locks/staging.json").await.unwrap().unwrap();
+    store.swap("locks/staging.json", Some(&there.etag), elsewhere.to_string().into()).await.unwrap();
+    let plan = scene.plan(Verb::Deploy, "wine@1.1.0").await.unwrap();
+    let done = execute(&scene.impatient(), &plan).await.unwrap();
+    assert!(matches!(done, Finished::Ended { epoch: 8, .. }), "{done:?}");
+}
+
 /// Runs a story with its k-th store operation failing, for every k until a run is clean; with `second`, the resume fails too.
 async fn store_campaign(story: &str, verb: Verb, release: &str, mode: Mode, second: bool) -> usize {
     let expected = {
