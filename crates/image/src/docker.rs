@@ -6,7 +6,7 @@
 
 use crate::{
     context::{self, Context},
-    error::{Error, Result, joined},
+    error::{Error, Result, count, joined},
     export,
     layout::Built,
 };
@@ -22,7 +22,10 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io::{self, Write},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::Poll,
     time::{Duration, SystemTime},
 };
@@ -36,6 +39,14 @@ const KEEP: Duration = Duration::from_secs(3600);
 /// How long the engine may take to begin to answer: it does so only after it has the whole context, or has packed the whole image.
 const BUILD_TIMEOUT: u64 = 3600;
 const PING_TIMEOUT: u64 = 10;
+/// How long a build may say nothing before the engine is asked whether it is still there; a quiet step may take long.
+const BUILD_SILENCE: Duration = Duration::from_secs(600);
+/// How often in a row an engine that answers may be silent before the build is given up all the same.
+const SILENCES: u32 = 6;
+/// How long an image that is being saved may stand still, once it has begun to arrive.
+const EXPORT_SILENCE: Duration = Duration::from_secs(60);
+/// How long a question may take that is answered out of the engine's own records.
+const ANSWER: Duration = Duration::from_secs(30);
 const LOG_LINES: usize = 20;
 
 /// Builds an image with a Docker Engine and writes it as a layout to `to`.
@@ -74,7 +85,8 @@ pub async fn build_docker(
 /// `engine` is `unix:///…` or `tcp://…`; without it `DOCKER_HOST`, then the usual sockets.
 pub async fn docker_ping(engine: Option<&str>) -> Result<String> {
     let engine = Engine::connect(engine, PING_TIMEOUT).await?;
-    let version = engine.docker.version().await.map_err(|error| engine.lost("say its version", &error))?;
+    let version = engine.ask("say its version", engine.docker.version()).await?;
+    let version = version.map_err(|error| engine.lost("say its version", &error))?;
     let unknown = || "unknown".to_owned();
     Ok(format!("{} (API {})", version.version.unwrap_or_else(unknown), version.api_version.unwrap_or_else(unknown)))
 }
@@ -93,9 +105,27 @@ fn build_identity(spec: &DockerBuild, labels: &BTreeMap<String, String>) -> Stri
 }
 
 /// A connection to an engine that has answered.
+#[derive(Clone)]
 pub(crate) struct Engine {
     pub(crate) docker: Docker,
     pub(crate) address: String,
+    patience: Patience,
+}
+
+/// How long an engine may be silent. The client library's own limit is on the heads of answers alone.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    build: Duration,
+    export: Duration,
+    answer: Duration,
+}
+
+/// Why the next item of an engine's stream is not there.
+pub(crate) enum Stopped {
+    /// The client library says.
+    Failed(bollard::errors::Error),
+    /// It was not waited for any longer.
+    Silent(String),
 }
 
 /// What a build has said so far.
@@ -133,7 +163,63 @@ impl Engine {
                 return Err(Error::EngineUnreachable { engine: address, cause });
             }
         };
-        Ok(Self { docker, address })
+        let patience = Patience { build: BUILD_SILENCE, export: EXPORT_SILENCE, answer: ANSWER };
+        Ok(Self { docker, address, patience })
+    }
+
+    /// The answer to a question, if it comes in time.
+    async fn ask<T>(&self, action: &str, question: impl Future<Output = T>) -> Result<T> {
+        tokio::time::timeout(self.patience.answer, question).await.map_err(|_| Error::Engine {
+            engine: self.address.clone(),
+            action: action.to_owned(),
+            cause: format!("it did not answer within {} s", self.patience.answer.as_secs()),
+        })
+    }
+
+    /// The next item of a stream. After a silence in which `moved` did not grow either the engine must answer a ping, and it
+    /// may not be silent for ever.
+    async fn next<T>(
+        &self,
+        stream: &mut (impl Stream<Item = std::result::Result<T, bollard::errors::Error>> + Unpin),
+        moved: impl Fn() -> u64,
+    ) -> std::result::Result<Option<T>, Stopped> {
+        let (mut silences, mut before) = (0, moved());
+        loop {
+            if let Ok(next) = tokio::time::timeout(self.patience.build, stream.next()).await {
+                return next.transpose().map_err(Stopped::Failed);
+            }
+            let now = moved();
+            silences = if now > before { 0 } else { silences + 1 };
+            before = now;
+            let silent = self.patience.build.as_secs() * u64::from(silences);
+            if silences == SILENCES {
+                return Err(Stopped::Silent(format!("it said nothing for {silent} s")));
+            }
+            if silences > 0 && !matches!(self.ask("answer a ping", self.docker.ping()).await, Ok(Ok(_))) {
+                return Err(Stopped::Silent(format!("it said nothing for {silent} s and does not answer a ping")));
+            }
+        }
+    }
+
+    /// The archive of an image. Its beginning may take long, because the engine packs it whole first; then it must flow.
+    pub(crate) fn save(&self, id: &str) -> impl Stream<Item = io::Result<Bytes>> + use<> {
+        let stream = Box::pin(self.docker.export_image(id));
+        futures::stream::try_unfold((self.clone(), stream, false), |(engine, mut stream, begun)| async move {
+            let next = if begun {
+                let limit = engine.patience.export;
+                match tokio::time::timeout(limit, stream.next()).await {
+                    Ok(next) => next.transpose().map_err(Stopped::Failed),
+                    Err(_) => Err(Stopped::Silent(format!("it stopped sending for {} s", limit.as_secs()))),
+                }
+            } else {
+                engine.next(&mut stream, || 0).await
+            };
+            match next {
+                Ok(next) => Ok(next.map(|bytes| (bytes, (engine, stream, true)))),
+                Err(Stopped::Failed(error)) => Err(io::Error::other(causes(&error))),
+                Err(Stopped::Silent(cause)) => Err(io::Error::other(cause)),
+            }
+        })
     }
 
     pub(crate) fn lost(&self, action: impl Into<String>, error: &bollard::errors::Error) -> Error {
@@ -161,10 +247,10 @@ impl Engine {
         let mut progress = Progress::default();
         let mut stream = self.docker.build_image(options, None, Some(bollard::body_try_stream(body)));
         let outcome = loop {
-            match stream.next().await {
-                None => break Ok(()),
-                Some(Err(error)) => break Err(error),
-                Some(Ok(info)) => {
+            match self.next(&mut stream, || sender.moved.load(Ordering::Relaxed)).await {
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+                Ok(Some(info)) => {
                     let before = progress.steps;
                     let started = progress.take(info, events);
                     if started > before {
@@ -187,7 +273,8 @@ impl Engine {
         match (outcome, progress.id) {
             (Ok(()), Some(id)) => {
                 let action = || format!("show image {id} that it has just built");
-                let shown = self.docker.inspect_image(&id).await.map_err(|error| self.lost(action(), &error))?;
+                let shown = self.ask(&action(), self.docker.inspect_image(&id)).await?;
+                let shown = shown.map_err(|error| self.lost(action(), &error))?;
                 if shown.root_fs.and_then(|files| files.layers).is_none_or(|layers| layers.is_empty()) {
                     let what = format!(
                         "{} makes an image without a single file, which a Docker Engine cannot save",
@@ -202,7 +289,10 @@ impl Engine {
                 let cause = "its stream ended".to_owned();
                 Err(Error::BuildLost { engine: self.address.clone(), step: progress.step, cause, log })
             }
-            (Err(error), _) => Err(self.failed(error, progress.step, log)),
+            (Err(Stopped::Failed(error)), _) => Err(self.failed(error, progress.step, log)),
+            (Err(Stopped::Silent(cause)), _) => {
+                Err(Error::BuildLost { engine: self.address.clone(), step: progress.step, cause, log })
+            }
         }
     }
 
@@ -224,16 +314,24 @@ impl Engine {
         let filters =
             HashMap::from([("label".to_owned(), vec![label]), ("dangling".to_owned(), vec!["true".to_owned()])]);
         let options = ListImagesOptions { filters: Some(filters), ..ListImagesOptions::default() };
-        let images = match self.docker.list_images(Some(options)).await {
-            Ok(images) => images,
-            Err(error) => {
+        let images = match self.ask("list its images", self.docker.list_images(Some(options))).await {
+            Ok(Ok(images)) => images,
+            Ok(Err(error)) => {
                 return events.warn(format!("older images of this build could not be listed: {}", causes(&error)));
             }
+            Err(error) => return events.warn(format!("older images of this build could not be listed: {error}")),
         };
         let oldest = i64::try_from(before.as_secs()).unwrap_or(0);
         for image in images.into_iter().filter(|image| image.id != keep && image.created < oldest) {
             // Without force: an image that a container uses stays.
-            match self.docker.remove_image(&image.id, None::<RemoveImageOptions>, None).await {
+            let removing = self.docker.remove_image(&image.id, None::<RemoveImageOptions>, None);
+            let removed = match self.ask("remove an image", removing).await {
+                Ok(removed) => removed,
+                Err(error) => {
+                    return events.warn(format!("the older image {} could not be removed: {error}", image.id));
+                }
+            };
+            match removed {
                 Ok(_) => events.note(format!("removed the older image {} of the same build from the engine", image.id)),
                 Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
                 Err(error) => {
@@ -312,6 +410,8 @@ type Receiving = Arc<Mutex<Option<mpsc::Receiver<io::Result<Bytes>>>>>;
 
 /// A context that is being sent.
 struct Sending {
+    /// Counts the pieces that the engine took.
+    moved: Arc<AtomicU64>,
     thread: tokio::task::JoinHandle<Result<()>>,
     receiver: Receiving,
 }
@@ -332,20 +432,23 @@ fn send(context: Context, events: &Events) -> (impl Stream<Item = io::Result<Byt
         let buffered = io::BufWriter::with_capacity(64 * 1024, Channel(sender.clone()));
         let outcome = context.write(buffered, &task);
         match &outcome {
-            Ok(()) => task.finish(format!("{} files and folders", context.entries.len())),
+            Ok(()) => task.finish(count(context.entries.len() as u64, "entry", "entries")),
             // The body must not end as if it were whole.
             Err(error) => drop(sender.blocking_send(Err(io::Error::other(error.to_string())))),
         }
         outcome
     });
     let receiver: Receiving = Arc::new(Mutex::new(Some(receiver)));
-    let shared = receiver.clone();
-    let stream =
-        futures::stream::poll_fn(move |task| match &mut *shared.lock().unwrap_or_else(PoisonError::into_inner) {
+    let moved = Arc::new(AtomicU64::new(0));
+    let (shared, counted) = (receiver.clone(), moved.clone());
+    let stream = futures::stream::poll_fn(move |task| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        match &mut *shared.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(receiver) => receiver.poll_recv(task),
             None => Poll::Ready(None),
-        });
-    (stream, Sending { thread, receiver })
+        }
+    });
+    (stream, Sending { moved, thread, receiver })
 }
 
 fn default_address() -> String {
@@ -404,6 +507,89 @@ mod tests {
         assert_eq!(identity, build_identity(&spec, &labels("wine", "1.1.0")));
         assert_ne!(identity, build_identity(&spec, &labels("beer", "1.0.0")));
         assert_eq!((identity.len(), &identity[14..15]), (36, "8"));
+    }
+
+    /// Answers a version to whoever asks, and reads everything else without ever answering: an engine whose process stands still.
+    /// With `ping`, that is answered too; with `say`, a request but those gets this beginning of an answer.
+    async fn frozen_engine(socket: &Path, ping: bool, say: &'static str) -> Engine {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::UnixListener::bind(socket).unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(async move {
+                    let mut buffer = [0; 64 * 1024];
+                    let mut said = false;
+                    while let Ok(n @ 1..) = stream.read(&mut buffer).await {
+                        let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+                        let line = text.lines().next().unwrap_or_default();
+                        let body = match () {
+                            () if line.contains("/version") => r#"{"Version":"20.10.0","ApiVersion":"1.41"}"#,
+                            () if line.contains("/_ping") && ping => "OK",
+                            () if !said && !line.contains("/_ping") => {
+                                said = true;
+                                if !say.is_empty() {
+                                    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+                                    let answer = format!("{head}{:x}\r\n{say}\r\n", say.len());
+                                    stream.write_all(answer.as_bytes()).await.unwrap();
+                                }
+                                continue;
+                            }
+                            () => continue,
+                        };
+                        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:";
+                        let answer = format!("{head} {}\r\n\r\n{body}", body.len());
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        let mut engine = Engine::connect(Some(&format!("unix://{}", socket.display())), 60).await.unwrap();
+        let short = Duration::from_millis(300);
+        engine.patience = Patience { build: short, export: short, answer: short };
+        engine
+    }
+
+    const LINE: &str = "{\"stream\":\"Step 1/2 : FROM scratch\\n\"}\n";
+
+    #[tokio::test]
+    async fn a_build_in_a_frozen_engine_ends() {
+        for (number, (ping, say)) in [(false, ""), (false, LINE), (true, LINE)].into_iter().enumerate() {
+            let root = tempfile::tempdir().unwrap();
+            let sockets = tempfile::tempdir().unwrap();
+            let engine = frozen_engine(&sockets.path().join("socket"), ping, say).await;
+            std::fs::write(root.path().join("Dockerfile"), "FROM scratch\nCOPY f /f\n").unwrap();
+            std::fs::write(root.path().join("f"), "f").unwrap();
+            let spec = spec(engine.address.clone());
+            let context = context::scan(&spec, root.path()).unwrap();
+            let events = Events::nowhere();
+            let building = engine.build(&spec, BTreeMap::new(), context, &events);
+            let built = tokio::time::timeout(Duration::from_secs(30), building).await.expect("it ends");
+            let error = built.unwrap_err();
+            let Error::BuildLost { step, cause, .. } = &error else { panic!("{number}: {error:?}") };
+            assert_eq!(error.class(), domain::Class::Unavailable);
+            assert_eq!(cause.contains("does not answer a ping"), !ping, "{number}: {error}");
+            assert!(cause.contains("it said nothing"), "{number}: {error}");
+            assert_eq!(step.is_some(), !say.is_empty(), "{number}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_image_that_stops_arriving_is_given_up() {
+        for say in ["", LINE] {
+            let root = tempfile::tempdir().unwrap();
+            let engine = frozen_engine(&root.path().join("socket"), false, say).await;
+            let to = root.path().join("layout");
+            let events = Events::nowhere();
+            let saving = export::export(&engine, "sha256:abc", &to, &events);
+            let saved = tokio::time::timeout(Duration::from_secs(30), saving).await.expect("it ends");
+            let error = saved.unwrap_err();
+            assert!(matches!(&error, Error::Engine { .. }), "{error:?}");
+            let why = if say.is_empty() { "does not answer a ping" } else { "it stopped sending" };
+            assert!(error.to_string().contains(why), "{error}");
+            let inspected = engine.ask("show an image", engine.docker.inspect_image("abc")).await;
+            assert!(inspected.unwrap_err().to_string().contains("could not show an image: it did not answer"));
+        }
     }
 
     #[tokio::test]

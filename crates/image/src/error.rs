@@ -163,6 +163,11 @@ impl Error {
     }
 }
 
+/// A number with its noun, as people say it.
+pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// A task of the runtime that did not end by itself: it panicked or was cancelled.
 pub(crate) fn joined<T>(action: &'static str, result: std::result::Result<T, tokio::task::JoinError>) -> Result<T> {
     result.map_err(|error| Error::File { action, path: PathBuf::from("(worker)"), source: io::Error::other(error) })

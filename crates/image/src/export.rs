@@ -5,8 +5,8 @@
 //! the same way, so that one image has one manifest digest wherever it was built; the configuration is kept byte for byte.
 
 use crate::{
-    docker::{Engine, causes},
-    error::{Error, Result, joined},
+    docker::Engine,
+    error::{Error, Result, count, joined},
     layer::{BUFFER, BlobWriter, Written, in_parallel},
     layout::{self, Built},
     spec::{Descriptor, ImageConfig, LAYER_GZIP},
@@ -14,12 +14,11 @@ use crate::{
 };
 use domain::{Digest, Events, event::Unit};
 use flate2::read::MultiGzDecoder;
-use futures::TryStreamExt;
 use serde::Deserialize;
 use std::{
     collections::HashMap,
     fs::File,
-    io::{self, BufReader, Read, Write},
+    io::{BufReader, Read, Write},
     path::{Path, PathBuf},
 };
 use tokio_util::io::{StreamReader, SyncIoBridge};
@@ -34,8 +33,7 @@ struct SavedImage {
 
 /// Saves the image from the engine and writes it as a layout.
 pub(crate) async fn export(engine: &Engine, id: &str, to: &Path, events: &Events) -> Result<Built> {
-    let stream = engine.docker.export_image(id).map_err(|error| io::Error::other(causes(&error)));
-    let reader = SyncIoBridge::new(StreamReader::new(Box::pin(stream)));
+    let reader = SyncIoBridge::new(StreamReader::new(Box::pin(engine.save(id))));
     let (to, id, events, address) = (to.to_owned(), id.to_owned(), events.clone(), engine.address.clone());
     let work = tokio::task::spawn_blocking(move || {
         let action = format!("save image {id}");
@@ -52,7 +50,7 @@ pub(crate) async fn export(engine: &Engine, id: &str, to: &Path, events: &Events
             Received::Local(error) => error,
         })?;
         let bytes = task.done();
-        task.finish(format!("{bytes} bytes"));
+        task.finish(count(bytes, "byte", "bytes"));
         convert(&saved, &id, &to, &events)
     });
     joined("save the image to", work.await)?
@@ -157,8 +155,8 @@ fn convert(saved: &Saved, id: &str, to: &Path, events: &Events) -> Result<Built>
         return Err(Error::damaged(
             id,
             format!(
-                "the engine saved {} layers, the configuration names {}",
-                names.len(),
+                "the engine saved {}, the configuration names {}",
+                count(names.len() as u64, "layer", "layers"),
                 config.rootfs.diff_ids.len()
             ),
         ));
@@ -180,7 +178,7 @@ fn convert(saved: &Saved, id: &str, to: &Path, events: &Events) -> Result<Built>
     })?;
     let descriptors = written.iter().map(|layer| Descriptor::new(LAYER_GZIP, layer.digest, layer.size)).collect();
     let built = layout::seal(to, &config_bytes, descriptors, config.platform())?;
-    task.finish(format!("{}, {} bytes", built.manifest, built.bytes));
+    task.finish(format!("{}, {}", built.manifest, count(built.bytes, "byte", "bytes")));
     Ok(built)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     context::STATE,
-    error::{Error, Result},
+    error::{Error, Result, count},
     layer::{BUFFER, BlobWriter, NewEntry, Written, append, in_parallel},
     layout::{self, Built},
     spec::{Descriptor, History, ImageConfig, LAYER_GZIP, Platform, RootFs, RunConfig},
@@ -51,7 +51,7 @@ pub fn build_oci(
     let mut base = base(&spec.base, root, &platform, to)?;
     let plans = spec.files.iter().map(|file| plan(file, root, &mut base.tree)).collect::<Result<Vec<_>>>()?;
     let total = plans.iter().flatten().map(Item::bytes).sum();
-    let task = events.task(format!("build {} layers", plans.len()), Some(total), Unit::Bytes);
+    let task = events.task(format!("build {}", count(plans.len() as u64, "layer", "layers")), Some(total), Unit::Bytes);
     let seconds = u64::try_from(created.as_second()).unwrap_or(0);
     let written = in_parallel(&plans, |items| write_layer(items, seconds, &blobs, &task))?;
     let bytes: u64 = written.iter().map(|layer| layer.size).sum();
@@ -59,7 +59,7 @@ pub fn build_oci(
     let mut descriptors = base.layers;
     descriptors.extend(written.iter().map(|layer| Descriptor::new(LAYER_GZIP, layer.digest, layer.size)));
     let built = layout::seal(to, &layout::to_json(&config)?, descriptors, platform)?;
-    task.finish(format!("{}, {bytes} bytes compressed", built.manifest));
+    task.finish(format!("{}, {} compressed", built.manifest, count(bytes, "byte", "bytes")));
     Ok(built)
 }
 

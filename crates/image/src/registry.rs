@@ -7,7 +7,7 @@
 use crate::{
     credentials,
     docker::causes,
-    error::{Error, Result},
+    error::{Error, Result, count},
     layer::BUFFER,
     layout::{Built, blobs, blobs_dir, open, read_documents},
 };
@@ -114,7 +114,7 @@ async fn push_blobs(target: &Target, layout: &Path, built: &Built, events: &Even
         sent += 1;
     }
     if let Some(task) = Arc::into_inner(task) {
-        task.finish(format!("{sent} blobs sent, {there} were there"));
+        task.finish(format!("{} sent, {there} there already", count(sent, "blob", "blobs")));
     }
     Ok(())
 }

@@ -23,22 +23,40 @@ pub(crate) enum Node {
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     nodes: BTreeMap<Components, Node>,
+    /// Bytes that the names of its nodes ever took, at least.
+    names: u64,
+}
+
+/// What a path takes in memory, about: the names and what holds them.
+fn weight(path: &[Vec<u8>]) -> u64 {
+    path.iter().map(|part| part.len() as u64 + 32).sum()
 }
 
 impl Tree {
     /// The tree of an existing image.
     pub(crate) fn of(layout: &Path, documents: &Documents, limits: &Limits) -> Result<Self> {
         let mut tree = Self::default();
+        let mut entries = 0;
         for descriptor in &documents.manifest.layers {
             let fail = |stop| stopped(descriptor.digest, stop);
             let mut reader = TarReader::new(read_layer(&blobs_dir(layout), descriptor, limits, limits.bytes)?);
             let mut upper: Vec<(Components, Node)> = Vec::new();
+            let mut waiting = 0;
+            let hostile = |path: &[u8], why: String| {
+                let entry = String::from_utf8_lossy(path).into_owned();
+                Error::Hostile { layer: descriptor.digest, entry, why }
+            };
+            let long = || "the paths of the image are longer together than is allowed".to_owned();
             while let Some(entry) = reader.next_entry().map_err(fail)? {
-                let path = components(&entry.path).map_err(|why| Error::Hostile {
-                    layer: descriptor.digest,
-                    entry: String::from_utf8_lossy(&entry.path).into_owned(),
-                    why,
-                })?;
+                entries += 1;
+                if entries > limits.entries {
+                    return Err(hostile(&entry.path, "the image has more entries than are allowed".to_owned()));
+                }
+                let path = components(&entry.path).map_err(|why| hostile(&entry.path, why))?;
+                waiting += weight(&path) + entry.link.len() as u64;
+                if waiting > limits.names {
+                    return Err(hostile(&entry.path, long()));
+                }
                 if let Some(hidden) = whiteout(&path) {
                     tree.remove_below(hidden.path(), hidden.is_opaque());
                     continue;
@@ -52,6 +70,9 @@ impl Tree {
             }
             for (path, node) in upper {
                 tree.insert(path, node);
+                if tree.names > limits.names {
+                    return Err(hostile(b"(all)", long()));
+                }
             }
         }
         Ok(tree)
@@ -66,9 +87,13 @@ impl Tree {
             self.remove_below(&path, true);
         }
         for end in 1..path.len() {
-            self.nodes.entry(path[..end].to_vec()).or_insert(Node::Directory);
+            if !self.nodes.contains_key(&path[..end]) {
+                self.names += weight(&path[..end]);
+                self.nodes.insert(path[..end].to_vec(), Node::Directory);
+            }
         }
         if !path.is_empty() {
+            self.names += weight(&path);
             self.nodes.insert(path, node);
         }
     }
@@ -124,4 +149,40 @@ impl Tree {
 /// A path for people.
 pub(crate) fn shown(path: &[Vec<u8>]) -> String {
     format!("/{}", path.iter().map(|part| String::from_utf8_lossy(part)).collect::<Vec<_>>().join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{layer::BlobWriter, layout, spec::Descriptor};
+    use std::io::Write as _;
+
+    #[test]
+    fn a_tree_obeys_the_limits_of_entries_and_names() {
+        let root = tempfile::tempdir().unwrap();
+        let blobs = layout::create(root.path()).unwrap();
+        let mut blob = BlobWriter::create(&blobs).unwrap();
+        let mut archive = tar::Builder::new(Vec::new());
+        for number in 0..10 {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(0);
+            header.set_mode(0o644);
+            archive.append_data(&mut header, format!("a/b/{number}"), std::io::empty()).unwrap();
+        }
+        blob.write_all(&archive.into_inner().unwrap()).unwrap();
+        let written = blob.finish(&blobs).unwrap();
+        let config = serde_json::json!({"architecture": "amd64", "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [written.diff_id]}});
+        let layer = Descriptor::new(crate::spec::LAYER_GZIP, written.digest, written.size);
+        let platform = crate::spec::Platform::parse("linux/amd64").unwrap();
+        layout::seal(root.path(), config.to_string().as_bytes(), vec![layer], platform).unwrap();
+        let documents = layout::read_documents(root.path(), None).unwrap();
+        let tree = |limits: Limits| Tree::of(root.path(), &documents, &limits);
+        assert_eq!(tree(Limits::default()).unwrap().nodes.len(), 12);
+        assert!(tree(Limits { entries: 10, ..Limits::default() }).is_ok());
+        let error = tree(Limits { entries: 9, ..Limits::default() }).unwrap_err();
+        assert!(error.to_string().contains("more entries"), "{error}");
+        let error = tree(Limits { names: 500, ..Limits::default() }).unwrap_err();
+        assert!(error.to_string().contains("paths of the image are longer"), "{error}");
+    }
 }

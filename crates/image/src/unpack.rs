@@ -35,6 +35,8 @@ pub struct Limits {
     pub bytes: u64,
     /// Entries of all layers together.
     pub entries: u64,
+    /// Bytes of all paths of a layer together: they are kept in memory while it is unpacked.
+    pub names: u64,
     /// Uncompressed bytes for each compressed byte of a layer. gzip itself cannot exceed 1032.
     pub ratio: u64,
     /// Uncompressed bytes of a layer below which its ratio does not matter.
@@ -42,9 +44,9 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 64 GiB, two million entries, ratio 200 from 256 MiB on.
+    /// 64 GiB, two million entries, 256 MiB of paths, ratio 200 from 256 MiB on.
     fn default() -> Self {
-        Self { bytes: 64 << 30, entries: 2_000_000, ratio: 200, ratio_from: 256 << 20 }
+        Self { bytes: 64 << 30, entries: 2_000_000, names: 256 << 20, ratio: 200, ratio_from: 256 << 20 }
     }
 }
 
@@ -113,6 +115,7 @@ fn unpack_layers(layout: &Path, to: &Path, documents: &Documents, limits: &Limit
             to,
             descriptor,
             seen: BTreeMap::new(),
+            names_left: limits.names,
             entries_left: limits.entries - entries,
             stripped: &mut stripped,
         };
@@ -153,6 +156,7 @@ pub(crate) fn components(path: &[u8]) -> std::result::Result<Components, String>
         match part {
             b"" | b"." => {}
             b".." => return Err("its path leaves the image".to_owned()),
+            part if part.contains(&0) => return Err("a name in its path has a NUL".to_owned()),
             part if part.len() > 255 => return Err("a name in its path is longer than 255 bytes".to_owned()),
             part => parts.push(part.to_vec()),
         }
@@ -199,8 +203,9 @@ struct Layer<'a> {
     root: &'a OwnedFd,
     to: &'a Path,
     descriptor: &'a Descriptor,
-    /// What this layer wrote; `true` for a folder.
-    seen: BTreeMap<Components, bool>,
+    /// What this layer wrote, as [`key`]; `true` for a folder.
+    seen: BTreeMap<Vec<u8>, bool>,
+    names_left: u64,
     entries_left: u64,
     stripped: &'a mut Vec<String>,
 }
@@ -252,7 +257,12 @@ impl Layer<'_> {
         if path.is_empty() {
             return if is_directory { Ok(()) } else { self.refuse(entry, "it would replace the root folder") };
         }
-        if let Some(was_directory) = self.seen.insert(path.clone(), is_directory)
+        let key = key(&path);
+        self.names_left = match self.names_left.checked_sub(key.len() as u64) {
+            Some(left) => left,
+            None => return self.refuse(entry, "the paths of the layer are longer together than is allowed"),
+        };
+        if let Some(was_directory) = self.seen.insert(key, is_directory)
             && !(was_directory && is_directory)
         {
             return self.refuse(entry, "its path occurs twice in the layer");
@@ -426,7 +436,9 @@ impl Layer<'_> {
 
     /// Whether this layer wrote the path or something below it.
     fn brings(&self, path: &Components) -> bool {
-        self.seen.range(path.clone()..).next().is_some_and(|(seen, _)| seen.starts_with(path))
+        let key = key(path);
+        let next = self.seen.range(key.clone()..).next();
+        next.and_then(|(seen, _)| seen.strip_prefix(key.as_slice())).is_some_and(|rest| matches!(rest, [] | [0, ..]))
     }
 
     fn note_stripped(&mut self, entry: &Entry) {
@@ -434,6 +446,11 @@ impl Layer<'_> {
             self.stripped.push(String::from_utf8_lossy(&entry.path).into_owned());
         }
     }
+}
+
+/// A path in as few bytes as it can be. What is below a folder follows it directly, because no name has a NUL.
+fn key(path: &[Vec<u8>]) -> Vec<u8> {
+    path.join(&0)
 }
 
 fn open_directory(parent: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {

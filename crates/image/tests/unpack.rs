@@ -181,6 +181,11 @@ fn bombs_are_stopped_by_bytes_entries_and_ratio() {
     let many = tar(&(0..11).map(|n| folder(&format!("d{n}"))).collect::<Vec<_>>());
     let ten = Limits { entries: 10, ..Limits::default() };
     assert!(run(&[many], true, &ten).0.unwrap_err().to_string().contains("more entries"));
+    // Names are kept in memory: 11 of two bytes, and one more.
+    let many = tar(&(0..11).map(|n| folder(&format!("{n:02}"))).collect::<Vec<_>>());
+    assert!(run(std::slice::from_ref(&many), true, &Limits { names: 22, ..Limits::default() }).0.is_ok());
+    let short = run(&[many], true, &Limits { names: 21, ..Limits::default() }).0;
+    assert!(short.unwrap_err().to_string().contains("paths of the layer are longer"));
     // Zeros after the end mark are bytes, too.
     let mut tail = tar(&[file("f", "x")]);
     tail.resize(4 << 20, 0);
