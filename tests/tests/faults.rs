@@ -146,7 +146,7 @@ struct Kind {
     named: &'static str,
 }
 
-/// The digests of a release's parts by their names in `explain --format json`.
+/// Every kind of object that the store of [`full`] has.
 fn kinds(project: &Project) -> Vec<Kind> {
     let store = project.store_folder();
     let manifest = project.json(["explain", "svc@1.0.0"]).ok().result()["manifest"].clone();

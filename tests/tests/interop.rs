@@ -188,7 +188,6 @@ fn the_whole_journey_with_minio_as_the_store() {
     for line in [&["audit", "verify"][..], &["release", "verify", "svc@1.2.0"], &["data", "verify"], &["status"]] {
         run(&project, line).ok();
     }
-    // Two at once: the conditional writes of another server decide.
     let store = format!("s3://{bucket}/{prefix}");
     let public = project.home().join("release.pub");
     fs::copy(project.path("deploy/keys/release.pub"), &public).unwrap();
@@ -237,7 +236,7 @@ fn skopeo_reads_the_exported_image() {
 }
 
 #[test]
-fn a_docker_engine_loads_and_runs_the_exported_image() {
+fn a_docker_engine_loads_the_exported_image() {
     let Some(address) = testbed("SEALIFT_TEST_DOCKER") else { return };
     let engine = Engine::at(&address);
     let project = full();
