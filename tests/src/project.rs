@@ -63,7 +63,7 @@ impl Project {
         fs::create_dir_all(project.path("build")).expect("the folder is made");
         fs::copy(service_program(), project.path("build/service")).expect("the service is copied");
         for index in 0..5 {
-            project.write(&format!("data/raw/part-{index}.csv"), &format!("x,y\n{index},{}\n", index * 2));
+            project.write(&format!("data/raw/part-{index}.csv"), format!("x,y\n{index},{}\n", index * 2));
         }
         project.model(2.0, 0.9);
         project.report(0.9);

@@ -99,7 +99,7 @@ impl Project {
     fn slots(&self, environment: &str) -> [SlotIs; 2] {
         let store = self.store();
         let trusted = keyring::trusted(&self.path("deploy/keys")).expect("the keys are readable");
-        let observed = self.block_on(async {
+        self.block_on(async {
             let component = Self::name(COMPONENT);
             let mut names = BTreeMap::new();
             for release in releases::list(&store, Some(&component)).await.expect("releases are listed") {
@@ -119,7 +119,6 @@ impl Project {
                 }
             };
             [is(&observed.blue), is(&observed.green)]
-        });
-        observed
+        })
     }
 }

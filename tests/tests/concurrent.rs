@@ -1,4 +1,9 @@
 //! Two deploys of one environment at once: one winner, and never a mixed state.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test's helpers fail the test, and say what was counted"
+)]
 
 use e2e::{Behaviour, Project, Settings, SlotIs, processes, until};
 use rustix::process::{Pid, test_kill_process};

@@ -1,4 +1,9 @@
 //! The main job of Sealift, from a commit to production and back, without Docker.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test's helpers fail the test, and say what was counted"
+)]
 
 use e2e::{Behaviour, Project, Settings, http, processes};
 use serde_json::{Value, json};
@@ -279,7 +284,7 @@ fn from_a_commit_to_production_and_back() {
 fn a_first_release_that_fails_leaves_an_empty_environment() {
     let mut project = Project::service();
     project.release("1.0.0", |settings| settings.behaviour = Behaviour::BadSmoke);
-    project.run(["deploy", "staging"]).fails(2).says("failed its smoke requests").says("nothing served before");
+    project.run(["deploy", "staging"]).fails(2).says("failed its smoke requests").says("nothing serves staging now");
     let state = project.state("staging");
     assert_eq!((state.serving, state.open, state.answers), (None, 0, None));
     assert_eq!(processes::of(project.folder()), Vec::<i32>::new());

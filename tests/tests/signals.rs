@@ -1,4 +1,9 @@
 //! SIGINT and SIGTERM in the middle of a deploy, and the sequence with which CI cancels.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test's helpers fail the test, and say what was counted"
+)]
 
 use e2e::{Behaviour, Project, Settings};
 use rustix::process::Signal;
