@@ -22,7 +22,7 @@ pub(crate) struct Port {
 /// Takes a free port.
 pub(crate) fn take() -> Port {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let folder = std::env::temp_dir().join("sealift-e2e-ports");
+    let folder = std::env::temp_dir().join(format!("sealift-e2e-ports-{}", rustix::process::getuid().as_raw()));
     fs::create_dir_all(&folder).expect("the folder of port locks is made");
     // Where this program begins is a matter of its pid, so that two of them seldom ask for the same ports.
     let start = u16::try_from(std::process::id() % u32::from(COUNT)).unwrap_or_default();

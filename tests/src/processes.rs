@@ -12,6 +12,8 @@ use std::{
 pub const MARK: &str = "SEALIFT_E2E";
 /// The variable that the process target gives to workloads, whose environment is otherwise their own.
 const SLOT_MARK: &str = "SEALIFT_SLOT_DIR";
+/// And the folder of all slots as it is configured, which may be a symlink to elsewhere.
+const ROOT_MARK: &str = "SEALIFT_ROOT";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Pids of all live processes that belong to the project in `folder`, this program excepted.
@@ -64,7 +66,7 @@ fn pinned(folder: &Path) -> Vec<(i32, OwnedFd)> {
 
 fn belongs(variable: &str, folder: &str) -> bool {
     variable.split_once('=').is_some_and(|(name, value)| {
-        (name == MARK || name == SLOT_MARK)
+        (name == MARK || name == SLOT_MARK || name == ROOT_MARK)
             && value.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     })
 }

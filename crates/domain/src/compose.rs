@@ -91,9 +91,10 @@ pub fn side(
         release_digest: digest,
         image: image.map(|image| image.manifest),
         image_config: image.map(|image| image.config),
-        command: run.command.as_ref().map(|words| {
-            words.iter().map(|word| substitute(word, manifest, &environment.name)).collect()
-        }),
+        command: run
+            .command
+            .as_ref()
+            .map(|words| words.iter().map(|word| substitute(word, manifest, &environment.name)).collect()),
         env,
         secrets,
         mounts,

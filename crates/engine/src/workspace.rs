@@ -125,10 +125,26 @@ impl Workspace {
     }
 }
 
+/// A path of the configuration, relative to `root`, without `.` and `..` in it, so that it reads well and is the same
+/// however it was written. `root` has no symlinks in it.
+pub fn resolve(root: &Path, path: &str) -> PathBuf {
+    let mut resolved = PathBuf::new();
+    for part in root.join(path).components() {
+        match part {
+            std::path::Component::CurDir => {}
+            std::path::Component::ParentDir => {
+                resolved.pop();
+            }
+            part => resolved.push(part),
+        }
+    }
+    resolved
+}
+
 /// Opens the store that a configuration describes; `root` is what relative paths are relative to.
 pub async fn open_store(config: &StoreConfig, root: &Path) -> Result<Store> {
     let location = match config {
-        StoreConfig::Embedded { path } => Location::Embedded { directory: root.join(path) },
+        StoreConfig::Embedded { path } => Location::Embedded { directory: resolve(root, path) },
         StoreConfig::S3 { bucket, prefix, endpoint, region, access_key, secret_key } => {
             let credentials = match (access_key, secret_key) {
                 (Some(access), Some(secret)) => {

@@ -73,7 +73,8 @@ impl Scene {
 impl Drop for Scene {
     fn drop(&mut self) {
         let folder = self.folder.path().canonicalize().unwrap_or_else(|_| self.folder.path().to_owned());
-        let wanted = format!("SEALIFT_SLOT_DIR={}/", folder.display());
+        // The root as configured: where workloads cannot enter the folder it is a symlink, and slots lie elsewhere.
+        let wanted = format!("SEALIFT_ROOT={}/", folder.display());
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw)
             else {

@@ -19,6 +19,8 @@ use std::{
 
 /// What Sealift sets for every process that it runs: the folder of its slot.
 const SLOT: &str = "SEALIFT_SLOT_DIR";
+/// And the folder of all slots as it is configured, which is a symlink where workloads cannot enter the demo's folder.
+const ROOT: &str = "SEALIFT_ROOT";
 /// What the demo sets for every command that it runs: its folder.
 pub(super) const MARK: &str = "SEALIFT_DEMO_FOLDER";
 /// The label of every container that Sealift runs.
@@ -53,6 +55,16 @@ pub(super) fn stop_processes(folder: &Path) -> Outcome<Vec<String>> {
     Ok(said)
 }
 
+/// Removes the folder outside the demo's to which `run` leads where workloads cannot enter the demo's own.
+pub(super) fn remove_refuge(folder: &Path) -> Outcome {
+    match fs::read_link(folder.join("run")) {
+        Ok(refuge) if refuge.is_dir() => {
+            fs::remove_dir_all(&refuge).map_err(|cause| format!("{} cannot be removed: {cause}", refuge.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Live processes with a mark of `folder`, and the slot that each is in.
 fn marked(folder: &Path) -> Vec<(Pid, Option<String>)> {
     let mut found = Vec::new();
@@ -64,7 +76,11 @@ fn marked(folder: &Path) -> Vec<(Pid, Option<String>)> {
             let mut values = entries.filter_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
             values.next().map(|value| PathBuf::from(String::from_utf8_lossy(value).into_owned()))
         };
-        let slot = value(SLOT).and_then(|slot| Some(slot.strip_prefix(folder).ok()?.display().to_string()));
+        let rooted = value(ROOT).is_some_and(|root| root.starts_with(folder));
+        let slot = value(SLOT).and_then(|slot| match slot.strip_prefix(folder) {
+            Ok(inside) => Some(inside.display().to_string()),
+            Err(_) => rooted.then(|| slot.display().to_string()),
+        });
         let ours = slot.is_some() || value(MARK).is_some_and(|marked| marked == folder);
         // What has ended and was not waited for yet is listed, but shows no environment.
         if ours && pid != rustix::process::getpid() {

@@ -175,6 +175,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<ExitCode> {
             held => held,
         };
         let said = stop(&layout, engine().ok().as_deref())?;
+        leftovers::remove_refuge(&layout.folder)?;
         println!("stopped: {}", if said.is_empty() { "nothing ran".to_owned() } else { said.join(", ") });
         return Ok(ExitCode::SUCCESS);
     }
@@ -268,6 +269,7 @@ fn start_clean(layout: &Layout, engine: Option<&Path>) -> Outcome {
     for what in stop(layout, engine)? {
         println!("stopped {what}, left by an earlier run");
     }
+    leftovers::remove_refuge(&layout.folder)?;
     let named = |cause: std::io::Error| format!("{}: {cause}", layout.folder.display());
     for entry in fs::read_dir(&layout.folder).map_err(named)? {
         let path = entry.map_err(named)?.path();

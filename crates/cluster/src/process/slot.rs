@@ -52,16 +52,18 @@ struct Exit {
 pub(super) struct SlotDir {
     place: Place,
     dir: PathBuf,
+    /// The root as it was configured, before symlinks were resolved.
+    root: PathBuf,
 }
 
 impl SlotDir {
     /// The slot of a place under `root`. Symlinks in `root` are resolved, so that the mark of a process is the same for all.
     pub(super) fn open(root: &Path, place: Place) -> Result<Self> {
         let absolute = std::path::absolute(root).map_err(Error::file("resolve", root))?;
-        let root = fs::canonicalize(&absolute).unwrap_or(absolute);
+        let resolved = fs::canonicalize(&absolute).unwrap_or_else(|_| absolute.clone());
         let parts = [&place.project, &place.environment, &place.component].map(|name| name.as_str());
-        let dir = root.join(parts.join("/")).join(place.slot.to_string());
-        Ok(Self { place, dir })
+        let dir = resolved.join(parts.join("/")).join(place.slot.to_string());
+        Ok(Self { place, dir, root: absolute })
     }
 
     fn record(&self) -> Result<Option<Record>> {
@@ -268,9 +270,11 @@ impl SlotDir {
     }
 
     /// The variables by which a process is found again and says what it is.
-    fn marks(&self, record: &Record) -> [(String, String); 5] {
+    fn marks(&self, record: &Record) -> [(String, String); 6] {
         [
             (live::MARK.to_owned(), self.dir.display().to_string()),
+            // For people and programs that know only the path in the configuration, which may be a symlink.
+            ("SEALIFT_ROOT".to_owned(), self.root.display().to_string()),
             ("SEALIFT_PLACE".to_owned(), self.place.to_string()),
             ("SEALIFT_RELEASE".to_owned(), record.workload.release.to_string()),
             ("SEALIFT_RELEASE_DIGEST".to_owned(), record.workload.release_digest.to_string()),

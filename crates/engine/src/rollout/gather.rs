@@ -6,7 +6,7 @@ use crate::{
     gates,
     releases::{self, Sealed},
     status,
-    workspace::Workspace,
+    workspace::{Workspace, resolve},
 };
 use cluster::Target;
 use domain::{
@@ -50,7 +50,7 @@ pub async fn world(workspace: &Workspace, environment: &Name, stop: Cancellation
     })?;
     let target: Arc<dyn Target> = match &settings.target {
         config::Target::Process { root, host } => {
-            Arc::new(cluster::Process::new(workspace.root.join(root), host.clone()))
+            Arc::new(cluster::Process::new(resolve(&workspace.root, root), host.clone()))
         }
         config::Target::Docker { engine, host } => {
             let state = cluster::docker::state_folder(workspace.state().join("docker"));
