@@ -122,7 +122,16 @@ mod tests {
     #[test]
     fn only_processes_with_the_mark_of_the_folder_are_stopped() {
         let (ours, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let start = |name: &str, value: PathBuf| Command::new("sleep").arg("60").env(name, value).spawn().unwrap();
+        let start = |name: &str, value: PathBuf| {
+            let child = Command::new("sleep").arg("60").env(name, &value).spawn().unwrap();
+            // Between its start and its first instruction a program shows no environment.
+            let begun = Instant::now();
+            while !fs::read_to_string(format!("/proc/{}/environ", child.id())).unwrap().contains(name) {
+                assert!(begun.elapsed() < STOP_WITHIN, "the process never shows its environment");
+                thread::sleep(GLANCE);
+            }
+            child
+        };
         let mut slot = start(SLOT, ours.path().canonicalize().unwrap().join("run/wine/staging/wine/blue"));
         let mut command = start(MARK, ours.path().canonicalize().unwrap());
         let mut stranger = start(SLOT, other.path().canonicalize().unwrap().join("run/wine/staging/wine/blue"));
