@@ -88,11 +88,11 @@ fn two_deploys_at_once_have_one_winner() {
     }
     let Counts { wins, met_the_lease, met_the_rollout } = counts;
     assert_eq!(wins[0] + wins[1], ROUNDS);
-    println!(
+    e2e::tell(&format!(
         "{ROUNDS} rounds: {ROUNDS} single winners (started first {}, started second {}), {ROUNDS} losers with 75 who name the \
          holder ({met_the_lease} at the lease, {met_the_rollout} at the open rollout), 0 mixed states",
         wins[0], wins[1]
-    );
+    ));
 }
 
 /// One that comes while another is under way is refused too, and told who that is.

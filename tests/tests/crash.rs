@@ -134,10 +134,10 @@ fn every_crash(story: &Story, prepared: &Project) {
         }
     }
     assert!(points >= 30, "{}: only {points} crash points", story.name);
-    println!(
+    e2e::tell(&format!(
         "{}: {points} crash points, {points} survived; {twice} killed again in resume, {twice} survived",
         story.name
-    );
+    ));
 }
 
 #[test]

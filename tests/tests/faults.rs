@@ -235,7 +235,9 @@ fn a_flipped_bit_in_any_kind_of_object_is_found_and_the_object_is_named() {
         let _ = fs::remove_dir_all(project.path("restored"));
         project.stop_all();
     }
-    println!("flipped bits: {tried} tried, {found} found and named, {pointers} in unsigned pointers without effect");
+    e2e::tell(&format!(
+        "flipped bits: {tried} tried, {found} found and named, {pointers} in unsigned pointers without effect"
+    ));
 }
 
 /// It is an integrity failure whose words name the object: by its key, its digest, or its sequence.
@@ -307,7 +309,7 @@ fn a_truncated_or_emptied_object_is_found_and_named() {
         let _ = fs::remove_dir_all(project.path("restored"));
         project.stop_all();
     }
-    println!("cut objects: {tried} tried, {tried} found and named");
+    e2e::tell(&format!("cut objects: {tried} tried, {tried} found and named"));
 }
 
 /// An entry that was edited, deleted, cut off at the end or swapped: the exact sequence is told.
@@ -499,7 +501,7 @@ fn an_fsync_that_fails_is_no_success() {
         project.run(["release", "cut"]).ok();
         project.run(["release", "verify", "svc@1.0.0"]).ok();
     }
-    println!("fsync: {failed} failed, {failed} told");
+    e2e::tell(&format!("fsync: {failed} failed, {failed} told"));
     assert!(failed >= 2, "only {failed} were made");
 }
 
