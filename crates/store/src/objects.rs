@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
@@ -22,6 +23,9 @@ pub struct Meta {
     pub size: u64,
     /// The entity tag, opaque, for [`Condition::Match`].
     pub etag: String,
+    /// When it was last written, by the server's clock, in whole seconds on most servers. Known after a HEAD, a GET and a
+    /// LIST, where the server says it; never after a write.
+    pub modified: Option<SystemTime>,
 }
 
 /// An object's body as it arrives.
@@ -113,7 +117,7 @@ pub enum Condition {
 /// One page of a listing.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
-    /// Keys in byte order, with size and etag.
+    /// Keys in byte order, with size, etag and time.
     pub entries: Vec<(String, Meta)>,
     /// Whether there is more after the last key.
     pub more: bool,
@@ -125,7 +129,7 @@ pub struct Page {
 pub trait Objects: Send + Sync {
     /// Where this is, for people: `s3://bucket/prefix at http://…`, `memory`.
     fn describe(&self) -> String;
-    /// Size and etag, or `None`.
+    /// Size, etag and time, or `None`.
     async fn head(&self, key: &str) -> Result<Option<Meta>>;
     /// The object (or a range of its bytes), or `None`.
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Option<(Meta, ByteStream)>>;

@@ -14,6 +14,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
 mod conformance;
@@ -22,13 +23,28 @@ pub use conformance::conformance;
 /// A store in memory. The entity tag depends on the content alone, as in S3.
 #[derive(Debug)]
 pub struct Memory {
-    objects: Mutex<BTreeMap<String, Bytes>>,
+    objects: Mutex<BTreeMap<String, Kept>>,
     page: usize,
+    /// What its clock shows; `None` is the time of this machine.
+    clock: Mutex<Option<SystemTime>>,
+}
+
+/// An object and when it was written.
+#[derive(Debug, Clone)]
+struct Kept {
+    bytes: Bytes,
+    modified: SystemTime,
+}
+
+impl Kept {
+    fn meta(&self) -> Meta {
+        Meta { modified: Some(self.modified), ..meta(&self.bytes) }
+    }
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { objects: Mutex::default(), page: 1000 }
+        Self { objects: Mutex::default(), page: 1000, clock: Mutex::default() }
     }
 }
 
@@ -43,7 +59,7 @@ impl Memory {
         Arc::new(Self { page, ..Self::default() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -54,16 +70,26 @@ impl Memory {
 
     /// Everything, to compare end states.
     pub fn contents(&self) -> BTreeMap<String, Bytes> {
-        self.lock().clone()
+        self.lock().iter().map(|(key, kept)| (key.clone(), kept.bytes.clone())).collect()
+    }
+
+    /// Sets its clock, which stands still from then on. Objects written later have this time.
+    pub fn set_clock(&self, now: SystemTime) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// What its clock shows.
+    fn now(&self) -> SystemTime {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(SystemTime::now)
     }
 
     /// Changes an object behind everyone's back. False when it is not there.
     pub fn tamper(&self, key: &str, change: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut objects = self.lock();
-        let Some(bytes) = objects.get_mut(key) else { return false };
-        let mut changed = bytes.to_vec();
+        let Some(kept) = objects.get_mut(key) else { return false };
+        let mut changed = kept.bytes.to_vec();
         change(&mut changed);
-        *bytes = changed.into();
+        kept.bytes = changed.into();
         true
     }
 
@@ -74,7 +100,7 @@ impl Memory {
 }
 
 fn meta(bytes: &Bytes) -> Meta {
-    Meta { size: bytes.len() as u64, etag: format!("\"{}\"", &Digest::of(bytes).hex()[..32]) }
+    Meta { size: bytes.len() as u64, etag: format!("\"{}\"", &Digest::of(bytes).hex()[..32]), modified: None }
 }
 
 #[async_trait]
@@ -84,12 +110,12 @@ impl Objects for Memory {
     }
 
     async fn head(&self, key: &str) -> Result<Option<Meta>> {
-        Ok(self.lock().get(key).map(meta))
+        Ok(self.lock().get(key).map(Kept::meta))
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Option<(Meta, ByteStream)>> {
-        let Some(bytes) = self.lock().get(key).cloned() else { return Ok(None) };
-        let meta = meta(&bytes);
+        let Some(kept) = self.lock().get(key).cloned() else { return Ok(None) };
+        let (meta, bytes) = (kept.meta(), kept.bytes);
         let part = match range {
             Some(range) => bytes.slice(clamp(range.start, &bytes)..clamp(range.end, &bytes)),
             None => bytes,
@@ -104,14 +130,14 @@ impl Objects for Memory {
         let mut objects = self.lock();
         let holds = match (&condition, objects.get(key)) {
             (Condition::None, _) | (Condition::Absent, None) => true,
-            (Condition::Match(etag), Some(existing)) => meta(existing).etag == *etag,
+            (Condition::Match(etag), Some(existing)) => meta(&existing.bytes).etag == *etag,
             (Condition::Absent, Some(_)) | (Condition::Match(_), None) => false,
         };
         if !holds {
             return Err(Error::Precondition { key: key.to_owned() });
         }
         let meta = meta(&bytes);
-        objects.insert(key.to_owned(), bytes);
+        objects.insert(key.to_owned(), Kept { bytes, modified: self.now() });
         Ok(meta)
     }
 
@@ -125,7 +151,7 @@ impl Objects for Memory {
             .range::<str, _>((from, Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(prefix))
             .take(self.page + 1)
-            .map(|(key, bytes)| (key.clone(), meta(bytes)))
+            .map(|(key, kept)| (key.clone(), kept.meta()))
             .collect();
         let more = entries.len() > self.page;
         entries.truncate(self.page);

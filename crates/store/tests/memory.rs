@@ -191,3 +191,18 @@ async fn what_was_found_damaged_is_sent_again_though_its_size_is_right() {
         assert!(!store.put_file(Family::Blob, &digest, file.path(), None).await.unwrap());
     }
 }
+
+#[tokio::test]
+async fn an_object_has_the_time_of_the_stores_clock() {
+    let memory = Memory::new();
+    let at = |seconds| std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    for seconds in [1_000, 2_000] {
+        memory.set_clock(at(seconds));
+        memory.put(&format!("refs/{seconds}"), Body::Bytes("a".into()), Condition::None).await.unwrap();
+    }
+    let page = memory.list("refs/", None).await.unwrap();
+    let times: Vec<_> = page.entries.iter().map(|(_, meta)| meta.modified).collect();
+    assert_eq!(times, [Some(at(1_000)), Some(at(2_000))]);
+    assert_eq!(memory.head("refs/1000").await.unwrap().unwrap().modified, Some(at(1_000)));
+    assert_eq!(memory.get("refs/2000", None).await.unwrap().unwrap().0.modified, Some(at(2_000)));
+}

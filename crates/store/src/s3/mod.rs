@@ -17,14 +17,22 @@ use crate::{
     content::{Family, SINGLE},
 };
 use async_trait::async_trait;
-use aws_sdk_s3::{Client, primitives::ByteStream as Sending, types::ChecksumAlgorithm};
+use aws_sdk_s3::{
+    Client,
+    primitives::{ByteStream as Sending, DateTime},
+    types::ChecksumAlgorithm,
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 pub(crate) use connect::Remote;
 use failure::Call;
 use futures::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
-use std::{future::Future, ops::Range, time::Duration};
+use std::{
+    future::Future,
+    ops::Range,
+    time::{Duration, SystemTime},
+};
 use tokio_util::task::TaskTracker;
 
 /// How long a body may stand still.
@@ -57,6 +65,11 @@ fn sha256(bytes: &[u8]) -> String {
     STANDARD.encode(Sha256::digest(bytes))
 }
 
+/// A time of the server; one that no clock can hold counts as none.
+fn time(said: Option<DateTime>) -> Option<SystemTime> {
+    said.and_then(|said| SystemTime::try_from(said).ok())
+}
+
 impl S3 {
     fn key(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
@@ -81,7 +94,7 @@ impl S3 {
     /// An answer to a write has an entity tag, or it was none.
     fn written(&self, key: &str, etag: Option<String>, size: u64) -> Result<Meta> {
         match etag {
-            Some(etag) => Ok(Meta { size, etag }),
+            Some(etag) => Ok(Meta { size, etag, modified: None }),
             None => Err(Error::unavailable(&self.name, format!("answered a write of {key} without an entity tag"))),
         }
     }
@@ -121,7 +134,7 @@ impl Objects for S3 {
         let Some(output) = self.within(key, 0, sent).await? else { return Ok(None) };
         let size = output.content_length.and_then(|size| u64::try_from(size).ok());
         match (size, output.e_tag) {
-            (Some(size), Some(etag)) => Ok(Some(Meta { size, etag })),
+            (Some(size), Some(etag)) => Ok(Some(Meta { size, etag, modified: time(output.last_modified) })),
             _ => Err(Error::unavailable(&self.name, format!("does not say the size and entity tag of {key}"))),
         }
     }
@@ -158,7 +171,7 @@ impl Objects for S3 {
         let (Some(length), Some(etag)) = (length, output.e_tag) else {
             return Err(Error::unavailable(&self.name, format!("does not say the size and entity tag of {key}")));
         };
-        let meta = Meta { size: total.unwrap_or(length), etag };
+        let meta = Meta { size: total.unwrap_or(length), etag, modified: time(output.last_modified) };
         let kept = output.checksum_sha256.filter(|_| compare).and_then(|sum| STANDARD.decode(sum).ok());
         let expected = kept.and_then(|sum| <[u8; 32]>::try_from(sum).ok()).map(Digest::from_bytes);
         let receiving = Receiving {
@@ -199,7 +212,8 @@ impl Objects for S3 {
             let (Some(key), Some(size)) = (key, size) else {
                 return Err(Error::unavailable(&self.name, format!("lists {prefix} without keys and sizes")));
             };
-            entries.push((key.to_owned(), Meta { size, etag: object.e_tag.unwrap_or_default() }));
+            let etag = object.e_tag.unwrap_or_default();
+            entries.push((key.to_owned(), Meta { size, etag, modified: time(object.last_modified) }));
         }
         Ok(Page { entries, more: output.is_truncated.unwrap_or(false) })
     }
