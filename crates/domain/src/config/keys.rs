@@ -20,9 +20,11 @@ macro_rules! sections {
 }
 
 sections! {
-    TOP = "": "project" "store" "signing" "component" "data" "model" "environment" "gate";
+    TOP = "": "project" "store" "signing" "component" "data" "model" "environment" "gate" "policy";
     PROJECT = "project": "name";
     STORE = "store": "path" "bucket" "prefix" "endpoint" "region" "access_key" "secret_key";
+    TRANSFER = "store": "upload_limit" "download_limit" "deadline" "stall_timeout" "remote";
+    REMOTE = "store.remote.*": "path" "bucket" "prefix" "endpoint" "region" "access_key" "secret_key";
     SIGNING = "signing": "key" "private" "trusted";
     COMPONENT = "component.*": "path" "version_files" "changelog" "logic_version" "config_files" "data" "models" "owners"
         "contracts" "build" "image" "run" "smoke";
@@ -49,5 +51,7 @@ sections! {
     CHECK_LOAD = "gate.*.check": "method" "path" "headers" "body" "json" "status" "timeout" "requests" "concurrency" "statistic";
     CHECK_REPORT = "gate.*.check": "path" "value" "samples" "created" "run" "timeout";
     CHECK_COMMAND = "gate.*.check": "run" "timeout";
+    POLICY = "policy": "data";
+    POLICY_DATA = "policy.data": "branches" "tags" "grace";
     RELATIVE = "gate.*.check": "better" "warn_worse" "crit_worse";
 }

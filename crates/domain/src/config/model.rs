@@ -16,6 +16,10 @@ pub struct Config {
     pub project: Name,
     /// `[store]`.
     pub store: StoreConfig,
+    /// `[store]`: how bytes travel to it and to the remotes.
+    pub transfer: Transfer,
+    /// `[store.remote.NAME]`: further stores that data can be pushed to and pulled from.
+    pub remotes: BTreeMap<Name, StoreConfig>,
     /// `[signing]`.
     pub signing: Signing,
     /// `[component.NAME]`.
@@ -28,6 +32,42 @@ pub struct Config {
     pub gates: BTreeMap<Name, Gate>,
     /// `[environment.NAME]`.
     pub environments: BTreeMap<Name, Environment>,
+    /// `[policy]`.
+    pub policy: Policy,
+}
+
+/// How bytes travel between this host and a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Transfer {
+    /// `upload_limit` in bytes a second; `None` is no limit.
+    pub upload_limit: Option<u64>,
+    /// `download_limit` in bytes a second; `None` is no limit.
+    pub download_limit: Option<u64>,
+    /// `deadline`: how long one operation on the store is tried again before it has failed, five minutes by default.
+    #[serde(with = "super::duration")]
+    pub deadline: Duration,
+    /// `stall_timeout`: how long a transfer may stand still, 30 seconds by default.
+    #[serde(with = "super::duration")]
+    pub stall_timeout: Duration,
+}
+
+/// Rules of the project as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Policy {
+    /// `[policy.data]`.
+    pub data: DataPolicy,
+}
+
+/// What of the data is kept when what nobody needs is collected. Releases and environments always keep theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DataPolicy {
+    /// `branches`: patterns of branches, local and remote-tracking, whose pointers keep their snapshots. All by default.
+    pub branches: Vec<String>,
+    /// `tags`: the same for tags. All by default.
+    pub tags: Vec<String>,
+    /// `grace`: younger objects are kept, whoever made them, seven days by default.
+    #[serde(with = "super::duration")]
+    pub grace: Duration,
 }
 
 /// Where everything is stored.

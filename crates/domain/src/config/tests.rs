@@ -104,6 +104,12 @@ fn every_known_key_is_in_the_example() {
 
 /// `environment.staging.component.wine` as the key tables call it.
 fn pattern(section: &str) -> String {
+    if section.starts_with("store.remote.") {
+        return "store.remote.*".to_owned();
+    }
+    if section == "policy.data" {
+        return section.to_owned();
+    }
     let named = ["component", "data", "model", "environment", "gate"];
     let mut parts: Vec<&str> = Vec::new();
     for part in section.split('.') {
@@ -337,5 +343,33 @@ proptest::proptest! {
             let most = text.lines().count() + 1;
             proptest::prop_assert!(problems.list.iter().all(|problem| (1..=most).contains(&problem.line) && problem.column >= 1));
         }
+    }
+}
+
+#[test]
+fn remotes_transfer_and_policy_have_defaults_and_are_checked() {
+    let config = parse(GOOD, "Sealift.toml").unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(config.remotes.is_empty());
+    assert_eq!((config.transfer.upload_limit, config.transfer.deadline.as_secs()), (None, 300));
+    assert_eq!((&config.policy.data.tags[..], config.policy.data.grace.as_secs()), (&["*".to_owned()][..], 604_800));
+    let with = |text: &str| problems(&format!("{GOOD}\n{text}"));
+    let good =
+        "[store]\nupload_limit = \"1MiB\"\n[store.remote.backup]\npath = \"/mnt/backup\"\n[policy.data]\ntags = []";
+    let config = parse(&format!("{GOOD}\n{good}"), "Sealift.toml").unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.remotes["backup"], super::StoreConfig::Embedded { path: "/mnt/backup".to_owned() });
+    assert!(config.policy.data.tags.is_empty() && config.transfer.upload_limit == Some(1 << 20));
+    let bad = with(
+        "[store]\nupload_limit = \"1\"\ndeadline = \"0s\"\n[store.remote.a]\nregion = \"x\"\n[store.remote.b]\n\
+         [store.remote.c]\nbuckets = \"x\"\n[policy.dat]\n",
+    );
+    for part in [
+        "store.upload_limit: is no limit of bytes a second",
+        "store.deadline: must be longer than nothing",
+        "store.remote.a.region: belongs to a bucket",
+        "store.remote.b.path: is missing",
+        "store.remote.c.buckets: unknown key; did you mean bucket?",
+        "policy.dat: unknown key; did you mean data?",
+    ] {
+        assert!(bad.contains(part), "{part}: {bad}");
     }
 }

@@ -1,8 +1,9 @@
 //! Stage 1: the file as written. Each section is read by itself; what needs two sections is `validate`'s.
 
 use super::{
-    Build, Builder, Component, Config, DataSet, DockerBuild, Environment, EnvironmentComponent, Model, OciBuild,
-    OciFile, OnWarn, Run, Signing, StoreConfig, Strategy, Target, VersionSource, checks, keys,
+    Build, Builder, Component, Config, DataPolicy, DataSet, DockerBuild, Environment, EnvironmentComponent, Model,
+    OciBuild, OciFile, OnWarn, Policy, Run, Signing, StoreConfig, Strategy, Target, Transfer, VersionSource, checks,
+    keys,
     paths::{absolute_path, inside_repository},
     reader::{Node, Section},
 };
@@ -23,9 +24,13 @@ pub(crate) fn nameless() -> Name {
 pub(super) fn read(file: &Section<'_>) -> Config {
     file.only(&[keys::TOP]);
     let named = |key: &str| file.named(key);
+    let stores = file.section("store", &[keys::STORE, keys::TRANSFER]);
+    let stores = stores.as_ref();
     Config {
         project: project(file),
-        store: store(file),
+        store: stores.and_then(place).unwrap_or_else(|| StoreConfig::Embedded { path: ".sealift/store".to_owned() }),
+        transfer: transfer(stores),
+        remotes: stores.map(remotes).unwrap_or_default(),
         signing: signing(file),
         components: named("component")
             .into_iter()
@@ -41,6 +46,7 @@ pub(super) fn read(file: &Section<'_>) -> Config {
             .into_iter()
             .filter_map(|(name, node)| Some((name.clone(), environment(name, &node)?)))
             .collect(),
+        policy: Policy { data: data_policy(file) },
     }
 }
 
@@ -55,10 +61,58 @@ fn project(file: &Section<'_>) -> Name {
     project.parsed("name").unwrap_or_else(nameless)
 }
 
-fn store(file: &Section<'_>) -> StoreConfig {
-    let embedded =
-        |path: Option<String>| StoreConfig::Embedded { path: path.unwrap_or_else(|| ".sealift/store".to_owned()) };
-    let Some(store) = file.section("store", &[keys::STORE]) else { return embedded(None) };
+fn remotes(store: &Section<'_>) -> BTreeMap<Name, StoreConfig> {
+    let remote = |(name, node): (Name, Node<'_>)| {
+        let section = node.section(&[keys::REMOTE])?;
+        let place = place(&section);
+        if place.is_none() {
+            section.missing("path", "is missing; write path = \"DIR\", or bucket = \"…\" and what belongs to it");
+        }
+        Some((name, place?))
+    };
+    store.named("remote").into_iter().filter_map(remote).collect()
+}
+
+fn transfer(store: Option<&Section<'_>>) -> Transfer {
+    let defaults = Transfer {
+        upload_limit: None,
+        download_limit: None,
+        deadline: Duration::from_secs(300),
+        stall_timeout: Duration::from_secs(30),
+    };
+    let Some(store) = store else { return defaults };
+    let limit = |key: &str| {
+        let text = store.text(key)?;
+        let limit = bytes(&text).filter(|limit| *limit >= SLOWEST);
+        if limit.is_none() {
+            store.problem(key, "is no limit of bytes a second: write 10MiB or 500KiB, at least 16KiB");
+        }
+        limit
+    };
+    Transfer {
+        upload_limit: limit("upload_limit"),
+        download_limit: limit("download_limit"),
+        deadline: store.span("deadline", defaults.deadline),
+        stall_timeout: store.span("stall_timeout", defaults.stall_timeout),
+    }
+}
+
+fn data_policy(file: &Section<'_>) -> DataPolicy {
+    let all = || vec!["*".to_owned()];
+    let week = Duration::from_secs(7 * 24 * 3600);
+    let section = file.section("policy", &[keys::POLICY]);
+    let Some(data) = section.and_then(|policy| policy.section("data", &[keys::POLICY_DATA])) else {
+        return DataPolicy { branches: all(), tags: all(), grace: week };
+    };
+    let patterns = |key: &str| if data.has(key) { data.texts(key) } else { all() };
+    DataPolicy { branches: patterns("branches"), tags: patterns("tags"), grace: data.duration("grace", week) }
+}
+
+/// Below this many bytes a second a limit only looks like a fault.
+const SLOWEST: u64 = 16 * 1024;
+
+/// The store that a section describes; `None` when it names neither a path nor a bucket.
+fn place(store: &Section<'_>) -> Option<StoreConfig> {
     if !store.has("bucket") {
         for key in ["prefix", "endpoint", "region", "access_key", "secret_key"].into_iter().filter(|key| store.has(key))
         {
@@ -67,7 +121,7 @@ fn store(file: &Section<'_>) -> StoreConfig {
                 "belongs to a bucket, and none is named: write bucket = \"…\", or leave it out for the embedded store",
             );
         }
-        return embedded(store.filled("path"));
+        return store.filled("path").map(|path| StoreConfig::Embedded { path });
     }
     if store.has("path") {
         store.problem("path", "a store is either a path (embedded) or a bucket; remove one of them");
@@ -77,14 +131,14 @@ fn store(file: &Section<'_>) -> StoreConfig {
             if store.has("access_key") { ("access_key", "secret_key") } else { ("secret_key", "access_key") };
         store.problem(there, format!("needs {other} beside it"));
     }
-    StoreConfig::S3 {
+    Some(StoreConfig::S3 {
         bucket: store.filled("bucket").unwrap_or_default(),
-        prefix: prefix(&store),
-        endpoint: store.filled("endpoint").inspect(|endpoint| http_url(&store, endpoint)),
+        prefix: prefix(store),
+        endpoint: store.filled("endpoint").inspect(|endpoint| http_url(store, endpoint)),
         region: store.filled("region"),
         access_key: store.parsed("access_key"),
         secret_key: store.parsed("secret_key"),
-    }
+    })
 }
 
 fn prefix(store: &Section<'_>) -> String {
