@@ -46,3 +46,4 @@ pub use lease::{Holder, Lease, LeaseState};
 pub use location::Location;
 pub use objects::{Body, ByteStream, Condition, Meta, Objects, Page};
 pub use refs::{Created, Swap, Versioned};
+pub use s3::{Access, Foreign, open_foreign};

@@ -133,6 +133,11 @@ pub trait Objects: Send + Sync {
     async fn head(&self, key: &str) -> Result<Option<Meta>>;
     /// The object (or a range of its bytes), or `None`.
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Option<(Meta, ByteStream)>>;
+    /// One version of an object, where versions are kept; `None` when there is no such version.
+    async fn get_version(&self, key: &str, version: &str) -> Result<Option<(Meta, ByteStream)>> {
+        let _ = version;
+        Err(Error::unavailable(self.describe(), format!("keeps no versions, so none of {key}")))
+    }
     /// Writes. [`Error::Precondition`] when the condition does not hold (412), [`Error::Conflict`] on 409.
     async fn put(&self, key: &str, body: Body, condition: Condition) -> Result<Meta>;
     /// One page of keys that begin with `prefix`, after the key `after`.

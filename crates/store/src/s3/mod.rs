@@ -10,6 +10,7 @@
 
 mod connect;
 mod failure;
+mod foreign;
 mod multipart;
 
 use crate::{
@@ -26,6 +27,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 pub(crate) use connect::Remote;
 use failure::Call;
+pub use foreign::{Access, Foreign, open as open_foreign};
 use futures::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -120,31 +122,19 @@ impl S3 {
         let output = self.within(key, size, sent).await?;
         self.written(key, output.e_tag, size)
     }
-}
 
-#[async_trait]
-impl Objects for S3 {
-    fn describe(&self) -> String {
-        self.name.clone()
-    }
-
-    async fn head(&self, key: &str) -> Result<Option<Meta>> {
-        let request = self.client.head_object().bucket(&self.bucket).key(self.key(key));
-        let sent = async { self.call(key).found(request.send().await) };
-        let Some(output) = self.within(key, 0, sent).await? else { return Ok(None) };
-        let size = output.content_length.and_then(|size| u64::try_from(size).ok());
-        match (size, output.e_tag) {
-            (Some(size), Some(etag)) => Ok(Some(Meta { size, etag, modified: time(output.last_modified) })),
-            _ => Err(Error::unavailable(&self.name, format!("does not say the size and entity tag of {key}"))),
-        }
-    }
-
-    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Option<(Meta, ByteStream)>> {
+    async fn get_at(
+        &self,
+        key: &str,
+        range: Option<Range<u64>>,
+        version: Option<&str>,
+    ) -> Result<Option<(Meta, ByteStream)>> {
         if range.as_ref().is_some_and(Range::is_empty) {
             return Ok(self.head(key).await?.map(|meta| (meta, stream::empty().boxed())));
         }
         let compare = range.is_none() && !Family::names(key);
         let mut request = self.client.get_object().bucket(&self.bucket).key(self.key(key));
+        request = request.set_version_id(version.map(str::to_owned));
         if let Some(range) = &range {
             request = request.range(format!("bytes={}-{}", range.start, range.end - 1));
         }
@@ -185,6 +175,32 @@ impl Objects for S3 {
             expected,
         };
         Ok(Some((meta, receiving.stream())))
+    }
+}
+
+#[async_trait]
+impl Objects for S3 {
+    fn describe(&self) -> String {
+        self.name.clone()
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<Meta>> {
+        let request = self.client.head_object().bucket(&self.bucket).key(self.key(key));
+        let sent = async { self.call(key).found(request.send().await) };
+        let Some(output) = self.within(key, 0, sent).await? else { return Ok(None) };
+        let size = output.content_length.and_then(|size| u64::try_from(size).ok());
+        match (size, output.e_tag) {
+            (Some(size), Some(etag)) => Ok(Some(Meta { size, etag, modified: time(output.last_modified) })),
+            _ => Err(Error::unavailable(&self.name, format!("does not say the size and entity tag of {key}"))),
+        }
+    }
+
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Option<(Meta, ByteStream)>> {
+        self.get_at(key, range, None).await
+    }
+
+    async fn get_version(&self, key: &str, version: &str) -> Result<Option<(Meta, ByteStream)>> {
+        self.get_at(key, None, Some(version)).await
     }
 
     async fn put(&self, key: &str, body: Body, condition: Condition) -> Result<Meta> {
