@@ -1,7 +1,7 @@
 //! Data sets of the workspace: names and paths to snapshots.
 //!
 //! The work is done by `snapshot`; here names of `[data.NAME]` become pointer files. A data set is named by its name or
-//! by its path.
+//! by its path; a store is that of `[store]`, or a remote by its name in `[store.remote.NAME]`.
 
 use crate::{
     artifacts::blocking,
@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use snapshot::{Pointer, Repository};
 use std::path::{Path, PathBuf};
+use store::Store;
 
 /// A data set that was asked for.
 #[derive(Debug, Clone)]
@@ -222,8 +223,11 @@ pub async fn add(workspace: &Workspace, wanted: &[String]) -> Result<Vec<Added>>
 }
 
 /// How data sets stand: one `stat` a file, and a few questions to the store.
-pub async fn status(workspace: &Workspace, wanted: &[String]) -> Result<Vec<DataStatus>> {
-    let store = workspace.store().await;
+pub async fn status(workspace: &Workspace, wanted: &[String], remote: Option<&str>) -> Result<Vec<DataStatus>> {
+    let store = place(workspace, remote, false).await;
+    if let (Err(error @ Error::Unknown(_)), Some(_)) = (&store, remote) {
+        return Err(Error::Usage { message: error.to_string() });
+    }
     let mut all = Vec::new();
     for set in sets(workspace, wanted)? {
         let file = pointer_file(&workspace.root, &set.path);
@@ -264,9 +268,18 @@ pub async fn status(workspace: &Workspace, wanted: &[String]) -> Result<Vec<Data
     Ok(all)
 }
 
+/// The store that data goes to or comes from. For writing, its conditional writes have been probed.
+pub(crate) async fn place(workspace: &Workspace, remote: Option<&str>, writing: bool) -> Result<Store> {
+    match (remote, writing) {
+        (None, true) => workspace.store_for_writing().await,
+        (None, false) => workspace.store().await,
+        (Some(name), _) => workspace.remote(name, writing).await,
+    }
+}
+
 /// Sends snapshots to the store.
-pub async fn push(workspace: &Workspace, wanted: &[String]) -> Result<Vec<PushedData>> {
-    let store = workspace.store_for_writing().await?;
+pub async fn push(workspace: &Workspace, wanted: &[String], remote: Option<&str>) -> Result<Vec<PushedData>> {
+    let store = place(workspace, remote, true).await?;
     let mut all = Vec::new();
     for set in sets(workspace, wanted)? {
         let pointer = pointer(&workspace.root, &set.path)?;
@@ -285,17 +298,21 @@ pub async fn push(workspace: &Workspace, wanted: &[String]) -> Result<Vec<Pushed
     Ok(all)
 }
 
-/// Fetches snapshots and writes their files.
-pub async fn pull(workspace: &Workspace, wanted: &[String], force: bool) -> Result<Vec<CheckedOut>> {
-    let store = workspace.store().await?;
+/// Fetches snapshots and writes their files; with `parts`, only what is at or below these paths inside the one data set.
+pub async fn pull(
+    workspace: &Workspace,
+    wanted: &[String],
+    _parts: &[String],
+    force: bool,
+    remote: Option<&str>,
+) -> Result<Vec<CheckedOut>> {
+    let sets = sets(workspace, wanted)?;
+    let store = place(workspace, remote, false).await?;
     let mut all = Vec::new();
-    for set in sets(workspace, wanted)? {
+    for set in sets {
         let pointer = pointer(&workspace.root, &set.path)?;
-        let done = repository(workspace)
-            .pull(&store, &pointer, force, &workspace.events)
-            .await
-            .doing(format!("pull {}", set.path))?;
-        all.push(checked_out(set, pointer.digest, &done));
+        let done = repository(workspace).pull(&store, &pointer, force, &workspace.events).await;
+        all.push(checked_out(set.clone(), pointer.digest, &done.doing(format!("pull {}", set.path))?));
     }
     Ok(all)
 }
@@ -324,9 +341,21 @@ fn checked_out(set: Set, digest: Digest, done: &snapshot::Checkout) -> CheckedOu
     }
 }
 
+/// What a verification reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerifyOf<'a> {
+    /// The store of `[store]`, or the remote of that name.
+    Store(Option<&'a str>),
+    /// This host's cache.
+    Cache,
+}
+
 /// Reads snapshots back, from the store or the cache, and checks every byte.
-pub async fn verify(workspace: &Workspace, wanted: &[String], remote: bool) -> Result<Vec<VerifiedData>> {
-    let store = if remote { Some(workspace.store().await?) } else { None };
+pub async fn verify(workspace: &Workspace, wanted: &[String], of: &VerifyOf<'_>) -> Result<Vec<VerifiedData>> {
+    let store = match of {
+        VerifyOf::Store(remote) => Some(place(workspace, *remote, false).await?),
+        VerifyOf::Cache => None,
+    };
     let mut all = Vec::new();
     for set in sets(workspace, wanted)? {
         let pointer = pointer(&workspace.root, &set.path)?;
@@ -337,7 +366,7 @@ pub async fn verify(workspace: &Workspace, wanted: &[String], remote: bool) -> R
             None => blocking(move || repository.verify_local(&pointer, &events)).await?,
         };
         let found = found.doing(format!("verify {}", set.path))?;
-        let place = if remote { "store" } else { "cache" };
+        let place = if store.is_some() { "store" } else { "cache" };
         all.push(VerifiedData { name: set.name, digest, place, files: found.files, bytes: found.bytes });
     }
     Ok(all)

@@ -142,12 +142,117 @@ pub async fn revisions(root: &Path, path: &str, limit: usize) -> Result<Vec<Revi
     Ok(revisions)
 }
 
-async fn run(root: &Path, arguments: &[&str]) -> Result<std::process::Output> {
+/// A file's text in a revision; `None` where it has no such file. A revision that does not exist is an error.
+pub async fn text_at(root: &Path, revision: &str, path: &str) -> Result<Option<String>> {
+    let commit = format!("{revision}^{{commit}}");
+    if revision.starts_with('-') || !succeeds(root, &["rev-parse", "--verify", "--quiet", &commit]).await? {
+        return Err(Error::NotFound {
+            message: format!("git knows no revision {revision:?}"),
+            next: Some("git log --oneline".to_owned()),
+        });
+    }
+    Ok(output(root, &["show", &format!("{revision}:./{path}")]).await.ok())
+}
+
+/// The largest file in history that is looked at as a possible pointer.
+const POINTER: &str = "--filter=blob:limit=16k";
+
+/// The contents of all small files in the whole history of the branches and tags that match, of HEAD, of stashes and
+/// of the index, each once and whatever its name. `*` alone means all; otherwise patterns are those of `git for-each-ref`.
+pub async fn small_files(root: &Path, branches: &[String], tags: &[String]) -> Result<Vec<Vec<u8>>> {
+    if !succeeds(root, &["rev-parse", "--is-inside-work-tree"]).await? {
+        return Err(Error::Git(GitError::NoRepository { path: root.to_owned() }));
+    }
+    if output(root, &["rev-parse", "--is-shallow-repository"]).await?.trim() == "true" {
+        return Err(Error::BadInput {
+            message: "this clone is shallow: commits whose data must be kept are not in it".to_owned(),
+            next: Some("git fetch --unshallow".to_owned()),
+        });
+    }
+    let mut patterns = vec!["refs/stash".to_owned()];
+    let mut add = |space: &str, pattern: &str| {
+        patterns.push(if pattern == "*" { space.to_owned() } else { format!("{space}/{pattern}") });
+    };
+    for branch in branches {
+        add("refs/heads", branch);
+        add(if branch == "*" { "refs/remotes" } else { "refs/remotes/*" }, branch);
+    }
+    tags.iter().for_each(|tag| add("refs/tags", tag));
+    let mut arguments = vec!["for-each-ref", "--format=%(objectname)"];
+    arguments.extend(patterns.iter().map(String::as_str));
+    let mut starts = output(root, &arguments).await?;
+    if succeeds(root, &["rev-parse", "--verify", "--quiet", "HEAD"]).await? {
+        starts.push_str("HEAD\n");
+    }
+    let listing =
+        ["rev-list", "--objects", "--indexed-objects", "--no-object-names", "--filter=object:type=blob", POINTER];
+    let objects = feed(root, &[&listing[..], &["--stdin"]].concat(), starts.into_bytes()).await?;
+    if objects.is_empty() {
+        return Ok(Vec::new());
+    }
+    let contents = feed(root, &["cat-file", "--batch"], objects).await?;
+    blobs(&contents).ok_or_else(|| {
+        Error::Git(GitError::Failed { command: "cat-file".to_owned(), message: "its answer ends too soon".to_owned() })
+    })
+}
+
+/// The blobs in the answer of `git cat-file --batch`: `ID TYPE SIZE`, newline, content, newline.
+fn blobs(mut answer: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut blobs = Vec::new();
+    while !answer.is_empty() {
+        let end = answer.iter().position(|byte| *byte == b'\n')?;
+        let mut fields = std::str::from_utf8(&answer[..end]).ok()?.split(' ').skip(1);
+        let (kind, size) = (fields.next()?, fields.next()?.parse::<usize>().ok()?);
+        let content = answer.get(end + 1..end + 1 + size)?;
+        if kind == "blob" {
+            blobs.push(content.to_vec());
+        }
+        answer = answer.get(end + 1 + size + 1..)?;
+    }
+    Some(blobs)
+}
+
+/// The files of the work tree, tracked or not, that match a pathspec; not those that git ignores.
+pub async fn files(root: &Path, pathspec: &str) -> Result<Vec<PathBuf>> {
+    let listing = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", pathspec];
+    let listed = feed(root, &listing, Vec::new()).await?;
+    let path = |bytes: &[u8]| PathBuf::from(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(bytes));
+    Ok(listed.split(|byte| *byte == 0).filter(|bytes| !bytes.is_empty()).map(path).collect())
+}
+
+fn command(root: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("git");
     // A commit hook or an alias must not change what is read, and optional locks must not disturb another git.
     command.current_dir(root).env("GIT_OPTIONAL_LOCKS", "0").env("LC_ALL", "C").args(arguments);
     command.stdin(std::process::Stdio::null());
-    command.output().await.map_err(|_| Error::Git(GitError::NoGit))
+    command
+}
+
+async fn run(root: &Path, arguments: &[&str]) -> Result<std::process::Output> {
+    command(root, arguments).output().await.map_err(|_| Error::Git(GitError::NoGit))
+}
+
+/// What git answers to `input`, as it is.
+async fn feed(root: &Path, arguments: &[&str], input: Vec<u8>) -> Result<Vec<u8>> {
+    use std::process::Stdio;
+    let mut command = command(root, arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|_| Error::Git(GitError::NoGit))?;
+    let stdin = child.stdin.take();
+    let write = async move {
+        if let Some(mut stdin) = stdin {
+            // A git that has ended says why with its exit code.
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stdin, &input).await;
+        }
+    };
+    let (output, ()) = tokio::join!(child.wait_with_output(), write);
+    let output = output.map_err(|_| Error::Git(GitError::NoGit))?;
+    if output.status.success() { Ok(output.stdout) } else { Err(failed(arguments, &output)) }
+}
+
+fn failed(arguments: &[&str], output: &std::process::Output) -> Error {
+    let message = String::from_utf8_lossy(&output.stderr).trim().lines().last().unwrap_or_default().to_owned();
+    Error::Git(GitError::Failed { command: arguments.first().copied().unwrap_or_default().to_owned(), message })
 }
 
 async fn succeeds(root: &Path, arguments: &[&str]) -> Result<bool> {
@@ -159,8 +264,7 @@ async fn output(root: &Path, arguments: &[&str]) -> Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let message = String::from_utf8_lossy(&output.stderr).trim().lines().last().unwrap_or_default().to_owned();
-    Err(Error::Git(GitError::Failed { command: arguments.first().copied().unwrap_or_default().to_owned(), message }))
+    Err(failed(arguments, &output))
 }
 
 #[cfg(test)]
@@ -173,5 +277,13 @@ mod tests {
         assert_eq!(changed_path("? new file"), Some("new file"));
         assert_eq!(changed_path("2 R. N... 1 1 1 a b R100 to here"), Some("to here"));
         assert_eq!(changed_path("# branch.oid abc"), None);
+    }
+
+    #[test]
+    fn blobs_are_taken_out_of_a_batch_and_a_torn_batch_is_none() {
+        let batch = b"aa blob 3\na\nb\nbb commit 2\nxx\ncc blob 0\n\n";
+        assert_eq!(blobs(batch), Some(vec![b"a\nb".to_vec(), Vec::new()]));
+        assert_eq!(blobs(&batch[..12]), None);
+        assert_eq!(blobs(b"dd missing\n"), None);
     }
 }

@@ -6,7 +6,7 @@ use crate::{
 };
 use domain::{
     Events,
-    config::{Config, StoreConfig},
+    config::{Config, StoreConfig, Transfer},
     secret::Secret,
 };
 use ledger::keys::{SigningKey, TrustedKeys};
@@ -85,12 +85,25 @@ impl Workspace {
 
     /// Opens the store of the configuration.
     pub async fn store(&self) -> Result<Store> {
-        open_store(&self.config.store, &self.root).await
+        open_store(&self.config.store, &self.config.transfer, &self.root).await
     }
 
     /// Opens the store for a first or later write: whether its conditional writes hold is found out once and remembered.
     pub async fn store_for_writing(&self) -> Result<Store> {
-        let store = self.store().await?;
+        self.probed(self.store().await?).await
+    }
+
+    /// Opens a remote of `[store.remote.NAME]`.
+    pub async fn remote(&self, name: &str, writing: bool) -> Result<Store> {
+        let known = || self.config.remotes.keys().map(ToString::to_string);
+        let Some(config) = self.config.remotes.get(name) else {
+            return Err(domain::names::Unknown::new("remote", name, known()).into());
+        };
+        let store = open_store(config, &self.config.transfer, &self.root).await?;
+        if writing { self.probed(store).await } else { Ok(store) }
+    }
+
+    async fn probed(&self, store: Store) -> Result<Store> {
         let mark = self.state().join("probed").join(domain::Digest::of(store.describe()).hex());
         if !mark.is_file() {
             store.probe_conditional_writes().await.doing("write to the store")?;
@@ -142,7 +155,7 @@ pub fn resolve(root: &Path, path: &str) -> PathBuf {
 }
 
 /// Opens the store that a configuration describes; `root` is what relative paths are relative to.
-pub async fn open_store(config: &StoreConfig, root: &Path) -> Result<Store> {
+pub async fn open_store(config: &StoreConfig, transfer: &Transfer, root: &Path) -> Result<Store> {
     let location = match config {
         StoreConfig::Embedded { path } => Location::Embedded { directory: resolve(root, path) },
         StoreConfig::S3 { bucket, prefix, endpoint, region, access_key, secret_key } => {

@@ -51,6 +51,17 @@ pub struct Transfer {
     pub stall_timeout: Duration,
 }
 
+impl Default for Transfer {
+    fn default() -> Self {
+        Self {
+            upload_limit: None,
+            download_limit: None,
+            deadline: Duration::from_secs(300),
+            stall_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Rules of the project as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Policy {

@@ -74,12 +74,7 @@ fn remotes(store: &Section<'_>) -> BTreeMap<Name, StoreConfig> {
 }
 
 fn transfer(store: Option<&Section<'_>>) -> Transfer {
-    let defaults = Transfer {
-        upload_limit: None,
-        download_limit: None,
-        deadline: Duration::from_secs(300),
-        stall_timeout: Duration::from_secs(30),
-    };
+    let defaults = Transfer::default();
     let Some(store) = store else { return defaults };
     let limit = |key: &str| {
         let text = store.text(key)?;

@@ -5,7 +5,7 @@ use crate::{
     shell::Shell,
     text::{self, Paint},
 };
-use engine::{Result, Workspace, data};
+use engine::{Result, Workspace, data, data::VerifyOf};
 use std::path::{Component, Path};
 
 /// Keep data sets that are too large for git
@@ -25,14 +25,29 @@ enum What {
     #[command(after_help = "Example:\n  sealift data add data/raw")]
     Add(Sets),
     /// Show whether data is as it was added, and whether the store has it
-    #[command(after_help = "Example:\n  sealift data status")]
-    Status(Sets),
+    #[command(after_help = "Example:\n  sealift data status\n  sealift data status --remote backup")]
+    Status {
+        #[command(flatten)]
+        sets: Sets,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Send snapshots to the store; what is there already is not sent again
-    #[command(after_help = "Example:\n  sealift data push\n  sealift data push wine-quality")]
-    Push(Sets),
+    #[command(after_help = "Example:\n  sealift data push\n  sealift data push wine-quality --remote backup")]
+    Push {
+        #[command(flatten)]
+        sets: Sets,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Fetch snapshots from the store and write their files
     #[command(after_help = "Example:\n  sealift data pull\n  sealift data pull wine-quality --force")]
-    Pull(Overwriting),
+    Pull {
+        #[command(flatten)]
+        what: Overwriting,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Write the files of snapshots from the local cache
     #[command(after_help = "Example:\n  git checkout v1.0.0 && sealift data checkout")]
     Checkout(Overwriting),
@@ -42,8 +57,10 @@ enum What {
         #[command(flatten)]
         sets: Sets,
         /// Check the local cache instead of the store
-        #[arg(long)]
+        #[arg(long, conflicts_with = "remote")]
         local: bool,
+        #[command(flatten)]
+        remote: Remote,
     },
     /// Show the versions of a data set in git's history
     #[command(after_help = "Example:\n  sealift data log wine-quality")]
@@ -65,6 +82,19 @@ struct Sets {
 }
 
 #[derive(Debug, clap::Args)]
+struct Remote {
+    /// A store of [store.remote.NAME] instead of that of [store]
+    #[arg(long, value_name = "NAME")]
+    remote: Option<String>,
+}
+
+impl Remote {
+    fn name(&self) -> Option<&str> {
+        self.remote.as_deref()
+    }
+}
+
+#[derive(Debug, clap::Args)]
 struct Overwriting {
     #[command(flatten)]
     sets: Sets,
@@ -82,24 +112,25 @@ pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> 
             let all = data::add(&workspace, &named(sets)).await?;
             Report::new(&all, text::data::added(&all, &paint))
         }
-        What::Status(sets) => {
-            let all = data::status(&workspace, &named(sets)).await?;
+        What::Status { sets, remote } => {
+            let all = data::status(&workspace, &named(sets), remote.name()).await?;
             Report::new(&all, text::data::status(&all, &paint))
         }
-        What::Push(sets) => {
-            let all = data::push(&workspace, &named(sets)).await?;
+        What::Push { sets, remote } => {
+            let all = data::push(&workspace, &named(sets), remote.name()).await?;
             Report::new(&all, text::data::pushed(&all, &paint))
         }
-        What::Pull(Overwriting { sets, force }) => {
-            let all = data::pull(&workspace, &named(sets), *force).await?;
+        What::Pull { what: Overwriting { sets, force }, remote } => {
+            let all = data::pull(&workspace, &named(sets), &[], *force, remote.name()).await?;
             Report::new(&all, text::data::checked_out(&all, &paint))
         }
         What::Checkout(Overwriting { sets, force }) => {
             let all = data::checkout(&workspace, &named(sets), *force).await?;
             Report::new(&all, text::data::checked_out(&all, &paint))
         }
-        What::Verify { sets, local } => {
-            let all = data::verify(&workspace, &named(sets), !local).await?;
+        What::Verify { sets, local, remote } => {
+            let of = if *local { VerifyOf::Cache } else { VerifyOf::Store(remote.name()) };
+            let all = data::verify(&workspace, &named(sets), &of).await?;
             Report::new(&all, text::data::verified(&all, &paint))
         }
         What::Log { set, limit } => {

@@ -1,7 +1,10 @@
 //! Where releases are read from when there may be no repository: a store and public keys, typed or configured.
 
 use crate::shell::Shell;
-use domain::{Name, ReleaseName, config::StoreConfig};
+use domain::{
+    Name, ReleaseName,
+    config::{StoreConfig, Transfer},
+};
 use engine::{Error, Result, Store, TrustedKeys, keyring, releases, workspace::open_store};
 use std::path::{Path, PathBuf};
 
@@ -35,7 +38,8 @@ impl Source {
             Some(place) => s3(place, self.endpoint.clone(), self.region.clone())?,
             None => folder(&shell.path(Path::new(text)))?,
         };
-        open_store(&config, &shell.start).await
+        // A store that was typed is used also where Sealift.toml cannot be read: nothing is taken from it.
+        open_store(&config, &Transfer::default(), &shell.start).await
     }
 
     /// Whether the store was typed, not configured.
