@@ -128,6 +128,33 @@ pub enum Error {
         #[source]
         source: Box<store::Error>,
     },
+    /// A file of DVC that is none, or that asks for what Sealift cannot do.
+    #[error("{object} {why}")]
+    Dvc {
+        /// Which file, entry or setting.
+        object: String,
+        /// What is wrong with it, as the rest of the sentence.
+        why: String,
+    },
+    /// DVC names bytes that are nowhere.
+    #[error("{object} is missing: {places}")]
+    DvcMissing {
+        /// What is missing: file and MD5.
+        object: String,
+        /// Where it was looked for.
+        places: String,
+    },
+    /// A DVC remote failed.
+    #[error("cannot {action} the DVC remote {remote}")]
+    DvcRemote {
+        /// What was tried: "read", "list", "write".
+        action: &'static str,
+        /// Which remote.
+        remote: String,
+        /// How.
+        #[source]
+        source: Box<store::Error>,
+    },
     /// A worker thread panicked; a fault of Sealift.
     #[error("a worker stopped unexpectedly while it was to {what}")]
     Worker {
@@ -149,14 +176,15 @@ impl Error {
             | Self::Kind { .. }
             | Self::Path { .. }
             | Self::Pointer { .. }
+            | Self::Dvc { .. }
             | Self::ChangedSinceAdd { .. } => Class::BadInput,
             Self::Manifest { .. } | Self::Corrupt { .. } | Self::CachedPack { .. } | Self::Damaged { .. } => {
                 Class::Integrity
             }
-            Self::NotCached { .. } => Class::NotFound,
+            Self::NotCached { .. } | Self::DvcMissing { .. } => Class::NotFound,
             Self::LocalChanges { .. } => Class::NotPermitted,
             Self::NotEmpty { .. } => Class::Usage,
-            Self::Store { source, .. } => source.class(),
+            Self::Store { source, .. } | Self::DvcRemote { source, .. } => source.class(),
             Self::Worker { .. } => Class::Internal,
         }
     }

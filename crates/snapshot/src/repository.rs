@@ -127,13 +127,35 @@ impl Repository {
     /// out of git. Unchanged files are not read again.
     pub fn add(&self, path: &Path, events: &Events) -> Result<Added> {
         let data = self.data(path)?;
+        let full = data.full.clone();
+        self.add_as(&data, &data.name, &full, None, events)
+    }
+
+    /// The same for data that was put together at `source` and is to be pointed to at `path`, where nothing is read or
+    /// written. Nothing is kept of a source that is not the snapshot `expect`.
+    pub(crate) fn add_from(&self, path: &Path, source: &Path, expect: Digest, events: &Events) -> Result<Added> {
+        let data = self.data(path)?;
+        let name = Cache::data_name(source);
+        let added = self.add_as(&data, &name, source, Some(expect), events);
+        let _ = std::fs::remove_file(self.cache.stat_index(&name));
+        added
+    }
+
+    fn add_as(
+        &self,
+        data: &Data,
+        index: &str,
+        source: &Path,
+        expect: Option<Digest>,
+        events: &Events,
+    ) -> Result<Added> {
         let name = data.relative.file_name().and_then(|name| name.to_str());
         let Some(name) = name.filter(|name| !name.contains('\n')) else {
-            return Err(Error::Path { path: data.full, why: "has a name that a pointer file cannot hold" });
+            return Err(Error::Path { path: data.full.clone(), why: "has a name that a pointer file cannot hold" });
         };
         let _guard = self.cache.enter(Some(&data.name))?;
         let label = data.relative.display().to_string();
-        let ingested = ingest::ingest(&self.cache, &data.name, &data.full, None, &label, events)?;
+        let ingested = ingest::ingest(&self.cache, index, source, expect, &label, events)?;
         let pointer_path = Pointer::beside(&data.full);
         let pointer = Pointer {
             digest: ingested.digest,
@@ -146,6 +168,15 @@ impl Repository {
         self.ignore(&data.full, name)?;
         let changed = pointer.write(&pointer_path)?;
         Ok(Added { pointer, pointer_path, new_bytes: ingested.new_bytes, changed })
+    }
+
+    /// The folder that data paths are relative to.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     /// Compares the data of a pointer file with its snapshot.
