@@ -1,5 +1,6 @@
 //! aws-sdk-s3 to the embedded server without a socket: a request is handed over as a value.
 
+use super::front::Front;
 use aws_smithy_runtime_api::client::{
     http::{HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector},
     orchestrator::{HttpRequest, HttpResponse},
@@ -7,11 +8,10 @@ use aws_smithy_runtime_api::client::{
     runtime_components::RuntimeComponents,
 };
 use aws_smithy_types::body::SdkBody;
-use s3s::service::S3Service;
 
 /// The server as an HTTP client's other end.
 #[derive(Debug, Clone)]
-pub(crate) struct InProcess(pub(crate) S3Service);
+pub(crate) struct InProcess(pub(crate) Front);
 
 impl HttpClient for InProcess {
     fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {

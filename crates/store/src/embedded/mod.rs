@@ -34,8 +34,11 @@
 //!
 //! Not built: versions, ACLs, tags, encryption, lifecycle; and no request is limited in rate.
 
+mod answers;
+mod checksums;
 mod connector;
 mod directory;
+mod front;
 mod listing;
 mod names;
 mod protocol;
@@ -76,6 +79,13 @@ fn damaged(path: &std::path::Path, what: &str) -> s3s::S3Error {
     let code = s3s::S3ErrorCode::Custom(DAMAGED.into());
     let mut answer = s3s::S3Error::with_message(code, format!("{}: {what}", path.display()));
     answer.set_status_code(http::StatusCode::UNPROCESSABLE_ENTITY);
+    answer
+}
+
+/// An error of S3 that `s3s` has no name for.
+fn custom(code: &'static str, status: http::StatusCode, what: &'static str) -> s3s::S3Error {
+    let mut answer = s3s::S3Error::with_message(s3s::S3ErrorCode::Custom(code.into()), what);
+    answer.set_status_code(status);
     answer
 }
 

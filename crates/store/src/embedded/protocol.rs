@@ -1,43 +1,64 @@
 //! The operations of S3, over the directory. Each translates and does nothing else.
+//!
+//! `s3s` checks signatures, decodes `aws-chunked` bodies and turns requests into the inputs below. What it would get wrong is
+//! caught before it, in `front`. What an operation here does not name is answered with `NotImplemented`: versions, ACLs, policies,
+//! lifecycles, and the setting of tags. That a bucket has no versions and an object no tags is said where clients ask for it.
 
 use super::{
+    answers::{
+        Found, ReadConditions, Wanted, answer, body, conditions_of, describe, encoded, etag, from_token, is_url, limit,
+        owner, part_number, signed, source_of, source_range, split, summed, timestamp, token,
+    },
     blocking,
+    checksums::{self, Kind},
     directory::{Directory, Preconditions},
-    failed,
+    front::{DOCUMENT, Front},
     listing::{self, Item, Query},
     receive::{Claims, Received, receive},
-    record::{Opened, Record},
-    uploads::{self, Upload},
+    record::Record,
+    uploads::{self, Upload, UploadQuery},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use domain::secret::Secret;
-use futures::stream;
 use s3s::{
-    Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
-    auth::SimpleAuth,
+    S3, S3Request, S3Response, S3Result,
+    auth::{S3Auth, SecretKey},
+    config::{S3Config, StaticConfigProvider},
     dto::*,
     s3_error,
-    service::{S3Service, S3ServiceBuilder},
+    service::S3ServiceBuilder,
 };
-use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-/// Bodies are read in pieces of this size.
-const PIECE: u64 = 1024 * 1024;
-/// The largest page of a listing, as in S3.
-const PAGE: usize = 1000;
-
-/// The headers of an object that are given back as they came.
-const KEPT: [&str; 6] =
-    ["content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires"];
+/// The largest object that is copied in one request, and the most keys that are deleted in one, as in S3.
+const LARGEST_COPY: u64 = 5 * 1024 * 1024 * 1024;
+const MOST_DELETED: usize = 1000;
 
 /// The service over a directory. Without credentials only unsigned requests are accepted.
-pub(crate) fn service(directory: Arc<Directory>, credentials: Option<&(String, Secret)>) -> S3Service {
+pub(crate) fn service(directory: Arc<Directory>, credentials: Option<&(String, Secret)>) -> Front {
     let mut builder = S3ServiceBuilder::new(Server { directory });
+    let mut config = S3Config::default();
+    config.xml_max_body_size = DOCUMENT;
+    builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     if let Some((key, secret)) = credentials {
-        builder.set_auth(SimpleAuth::from_single(key.as_str(), secret.reveal()));
+        builder.set_auth(Keys { key: key.clone(), secret: SecretKey::from(secret.reveal()) });
     }
-    builder.build()
+    Front::new(builder.build(), credentials.is_none())
+}
+
+/// The one key pair of a server. `s3s` has the like, and another word for a key that is not known than S3.
+struct Keys {
+    key: String,
+    secret: SecretKey,
+}
+
+#[async_trait::async_trait]
+impl S3Auth for Keys {
+    async fn get_secret_key(&self, key: &str) -> S3Result<SecretKey> {
+        if key == self.key {
+            return Ok(self.secret.clone());
+        }
+        Err(s3_error!(InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist in our records."))
+    }
 }
 
 #[derive(Clone)]
@@ -53,221 +74,100 @@ impl Server {
         let directory = self.directory.clone();
         blocking(move || work(&directory)).await
     }
-}
 
-fn answer<T>(output: T) -> S3Result<S3Response<T>> {
-    Ok(S3Response::new(output))
-}
-
-fn etag(record: &Record) -> Option<ETag> {
-    Some(ETag::Strong(record.etag.clone()))
-}
-
-fn timestamp(millis: u64) -> Timestamp {
-    Timestamp::from(SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(millis))
-}
-
-fn signed(size: u64) -> Option<i64> {
-    i64::try_from(size).ok()
-}
-
-/// The description of a new object, from the headers of the request that makes it.
-fn describe(headers: &http::HeaderMap, user: Option<Metadata>) -> Record {
-    let kept = KEPT.iter().filter_map(|name| {
-        let value = headers.get(*name)?.to_str().ok()?;
-        // `aws-chunked` is how the body travelled, not what it is.
-        let value =
-            value.split(',').map(str::trim).filter(|part| *part != "aws-chunked").collect::<Vec<_>>().join(", ");
-        (!value.is_empty()).then(|| ((*name).to_owned(), value))
-    });
-    Record { headers: kept.collect(), user: user.unwrap_or_default().into_iter().collect(), ..Record::default() }
-}
-
-/// `If-Match` and its kin on reads, as RFC 9110 orders them.
-fn read_allowed(
-    record: &Record,
-    if_match: Option<&ETagCondition>,
-    if_none_match: Option<&ETagCondition>,
-    if_modified: Option<Timestamp>,
-    if_unmodified: Option<Timestamp>,
-) -> S3Result<()> {
-    let same = |condition: &ETagCondition| condition.as_etag().is_none_or(|etag| etag.value() == record.etag);
-    // Dates in headers have whole seconds.
-    let modified = timestamp(record.modified_ms / 1000 * 1000);
-    match (if_match, if_unmodified) {
-        (Some(condition), _) if !same(condition) => return Err(s3_error!(PreconditionFailed)),
-        (None, Some(date)) if modified > date => return Err(s3_error!(PreconditionFailed)),
-        _ => {}
+    /// Opens an object for GET or HEAD.
+    async fn find(
+        &self,
+        bucket: String,
+        key: String,
+        conditions: ReadConditions,
+        wanted: Wanted,
+        with_body: bool,
+    ) -> S3Result<Found> {
+        self.run(move |directory| {
+            let opened = directory.open_object(&bucket, &key)?;
+            conditions.check(&opened.record)?;
+            Found::new(opened, wanted, with_body)
+        })
+        .await
     }
-    match (if_none_match, if_modified) {
-        (Some(condition), _) if same(condition) => Err(s3_error!(NotModified)),
-        (None, Some(date)) if modified <= date => Err(s3_error!(NotModified)),
-        _ => Ok(()),
+
+    /// One page of keys; `version` 1 and 2 differ only in how they say where it begins.
+    async fn page(&self, query: Query) -> S3Result<(Vec<Item>, bool)> {
+        self.run(move |directory| listing::list(directory, &query)).await
     }
 }
 
-/// A body from a file that is already open.
-fn body(file: File, range: std::ops::Range<u64>, path: PathBuf) -> StreamingBlob {
-    let start = (Arc::new(file), range.start, path);
-    StreamingBlob::wrap(stream::try_unfold(start, move |(file, at, path)| async move {
-        if at >= range.end {
-            return Ok::<_, S3Error>(None);
-        }
-        let (opened, name) = (file.clone(), path.clone());
-        let piece = blocking(move || read_piece(&opened, at..range.end.min(at + PIECE), &name)).await?;
-        let next = at + piece.len() as u64;
-        Ok(Some((piece, (file, next, path))))
-    }))
-}
-
-fn read_piece(file: &File, range: std::ops::Range<u64>, path: &std::path::Path) -> S3Result<Bytes> {
-    let mut piece = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
-    file.read_exact_at(&mut piece, range.start).map_err(failed("read", path))?;
-    Ok(Bytes::from(piece))
-}
-
-/// What an opened object answers to GET and HEAD alike.
-struct Found {
-    opened: Opened,
-    range: Option<std::ops::Range<u64>>,
-    first: Option<Bytes>,
-}
-
-impl Found {
-    fn new(opened: Opened, range: Option<Range>, with_body: bool) -> S3Result<Self> {
-        let range = match range {
-            Some(range) => Some(range.check(opened.size).map_err(|_| s3_error!(InvalidRange))?),
-            None => None,
-        };
-        let wanted = range.clone().unwrap_or(0..opened.size);
-        // Small bodies are read here and now, on the thread that opened the file.
-        let small = with_body && wanted.end - wanted.start <= PIECE;
-        let first = small.then(|| read_piece(&opened.file, wanted, std::path::Path::new("an object"))).transpose()?;
-        Ok(Self { opened, range, first })
-    }
-
-    fn wanted(&self) -> std::ops::Range<u64> {
-        self.range.clone().unwrap_or(0..self.opened.size)
-    }
-
-    fn content_range(&self) -> Option<String> {
-        let range = self.range.as_ref()?;
-        Some(format!("bytes {}-{}/{}", range.start, range.end.saturating_sub(1), self.opened.size))
-    }
-
-    /// Checksums are given when asked for, and only of whole objects.
-    fn checksum(&self, asked: bool, name: &str) -> Option<String> {
-        let given = asked && self.range.is_none();
-        given.then(|| self.opened.record.checksums.get(name).cloned()).flatten()
-    }
-
-    fn header(&self, name: &str, instead: Option<String>) -> Option<String> {
-        instead.or_else(|| self.opened.record.headers.get(name).cloned())
-    }
-
-    fn user(&self) -> Option<Metadata> {
-        let user = &self.opened.record.user;
-        (!user.is_empty()).then(|| user.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
-    }
-
-    fn checksum_type(&self, asked: bool) -> Option<ChecksumType> {
-        let sums = &self.opened.record.checksums;
-        let composite = sums.values().any(|sum| sum.contains('-'));
-        let kind = if composite { ChecksumType::COMPOSITE } else { ChecksumType::FULL_OBJECT };
-        (asked && self.range.is_none() && !sums.is_empty()).then(|| ChecksumType::from_static(kind))
+/// Where a page begins by a key: one that ends in the delimiter is the common prefix at which the last page ended.
+fn marked(
+    bucket: &str,
+    prefix: Option<&String>,
+    delimiter: Option<&String>,
+    marker: Option<&String>,
+    limit: usize,
+) -> Query {
+    let after = marker.cloned().unwrap_or_default();
+    let delimiter = delimiter.cloned().filter(|delimiter| !delimiter.is_empty());
+    Query {
+        bucket: bucket.to_owned(),
+        prefix: prefix.cloned().unwrap_or_default(),
+        after_prefix: delimiter.as_deref().is_some_and(|it| !after.is_empty() && after.ends_with(it)),
+        after,
+        delimiter,
+        limit,
     }
 }
 
-fn conditions(if_match: Option<ETagCondition>, if_none_match: Option<ETagCondition>) -> Preconditions {
-    Preconditions { if_match, if_none_match }
-}
-
-/// Key names in listings, encoded when the client asked for it.
-fn encoded(name: String, url: bool) -> String {
-    if !url {
-        return name;
+/// Removes one of many keys.
+fn remove_one(directory: &Directory, bucket: &str, object: &ObjectIdentifier) -> S3Result<()> {
+    if object.version_id.as_deref().is_some_and(|version| !matches!(version, "" | "null")) {
+        return Err(s3_error!(InvalidArgument, "Invalid version id specified"));
     }
-    let mut encoded = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
-                encoded.push(char::from(byte))
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
+    if object.size.is_some() || object.last_modified_time.is_some() {
+        return Err(s3_error!(NotImplemented, "a deletion can be conditional on an ETag, and on nothing else"));
     }
-    encoded
-}
-
-fn split(items: Vec<Item>, url: bool) -> (ObjectList, CommonPrefixList) {
-    let (mut objects, mut prefixes) = (Vec::new(), Vec::new());
-    for item in items {
-        match item {
-            Item::Object { key, size, etag, modified_ms } => objects.push(Object {
-                key: Some(encoded(key, url)),
-                size: signed(size),
-                e_tag: Some(ETag::Strong(etag)),
-                last_modified: Some(timestamp(modified_ms)),
-                storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
-                ..Object::default()
-            }),
-            Item::Prefix(prefix) => prefixes.push(CommonPrefix { prefix: Some(encoded(prefix, url)) }),
-        }
+    if !s3s::path::check_key(&object.key) {
+        return Err(s3_error!(KeyTooLongError));
     }
-    (objects, prefixes)
-}
-
-fn limit(max_keys: Option<i32>) -> S3Result<usize> {
-    let wanted = max_keys.unwrap_or(1000);
-    Ok(usize::try_from(wanted).map_err(|_| s3_error!(InvalidArgument, "max-keys is negative"))?.min(PAGE))
-}
-
-/// Where a page ended, opaque to clients: what its last line was, and its name.
-fn token(last: &Item) -> String {
-    let kind = if matches!(last, Item::Prefix(_)) { 'p' } else { 'k' };
-    URL_SAFE_NO_PAD.encode(format!("{kind}{}", last.name()))
-}
-
-fn from_token(token: &str) -> S3Result<(String, bool)> {
-    let bad = || s3_error!(InvalidArgument, "the continuation token is not one of this server");
-    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).map_err(|_| bad())?).map_err(|_| bad())?;
-    match text.split_at_checked(1) {
-        Some(("p", name)) => Ok((name.to_owned(), true)),
-        Some(("k", name)) => Ok((name.to_owned(), false)),
-        _ => Err(bad()),
-    }
-}
-
-fn is_url(encoding: Option<&EncodingType>) -> bool {
-    encoding.is_some_and(|encoding| encoding.as_str() == EncodingType::URL)
-}
-
-fn source_of(source: &CopySource) -> S3Result<(String, String)> {
-    match source {
-        CopySource::Bucket { bucket, key, version_id: None } => Ok((bucket.to_string(), key.to_string())),
-        _ => Err(s3_error!(NotImplemented, "only objects of this server can be copied")),
-    }
-}
-
-fn take(sums: &BTreeMap<String, String>, name: &str) -> Option<String> {
-    sums.get(name).cloned()
+    let if_match = object.e_tag.clone().map(ETagCondition::ETag);
+    directory.remove(bucket, &object.key, &Preconditions { if_match, if_none_match: None })
 }
 
 #[async_trait::async_trait]
 impl S3 for Server {
-    async fn list_buckets(&self, _: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
-        let buckets = self.run(|directory| directory.buckets()).await?.into_iter().map(|(name, made)| Bucket {
-            name: Some(name),
-            creation_date: Some(Timestamp::from(made)),
-            ..Bucket::default()
-        });
-        let owner = Owner { display_name: Some("sealift".to_owned()), id: Some("sealift".to_owned()) };
-        answer(ListBucketsOutput { buckets: Some(buckets.collect()), owner: Some(owner), ..Default::default() })
+    async fn list_buckets(&self, req: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
+        let input = req.input;
+        let limit = match input.max_buckets {
+            None => usize::MAX,
+            Some(wanted) => usize::try_from(wanted)
+                .ok()
+                .filter(|wanted| (1..=10_000).contains(wanted))
+                .ok_or_else(|| s3_error!(InvalidArgument, "max-buckets must be between 1 and 10000"))?,
+        };
+        let (prefix, after) = (input.prefix.clone().unwrap_or_default(), input.continuation_token.unwrap_or_default());
+        let all = self.run(|directory| directory.buckets()).await?;
+        let mut wanted = all.into_iter().filter(|(name, _)| name.starts_with(&prefix) && *name > after).peekable();
+        let page: Vec<Bucket> = wanted
+            .by_ref()
+            .take(limit)
+            .map(|(name, made)| Bucket {
+                name: Some(name),
+                creation_date: Some(Timestamp::from(made)),
+                ..Bucket::default()
+            })
+            .collect();
+        let next = wanted.peek().and(page.last()).and_then(|bucket| bucket.name.clone());
+        answer(ListBucketsOutput {
+            buckets: Some(page),
+            owner: Some(owner()),
+            continuation_token: next,
+            prefix: input.prefix,
+        })
     }
 
     async fn head_bucket(&self, req: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
         self.run(move |directory| directory.bucket_exists(&req.input.bucket)).await?;
-        answer(HeadBucketOutput::default())
+        answer(HeadBucketOutput { bucket_region: Some("us-east-1".to_owned()), ..Default::default() })
     }
 
     async fn get_bucket_location(
@@ -279,118 +179,162 @@ impl S3 for Server {
     }
 
     async fn create_bucket(&self, req: S3Request<CreateBucketInput>) -> S3Result<S3Response<CreateBucketOutput>> {
+        if req.input.object_lock_enabled_for_bucket == Some(true) {
+            return Err(s3_error!(NotImplemented, "this server has no retention"));
+        }
         let location = Some(format!("/{}", req.input.bucket));
         if !self.run(move |directory| directory.make_bucket(&req.input.bucket)).await? {
-            return Err(s3_error!(BucketAlreadyOwnedByYou));
+            let what = "Your previous request to create the named bucket succeeded and you already own it.";
+            return Err(s3_error!(BucketAlreadyOwnedByYou, "{what}"));
         }
         answer(CreateBucketOutput { location })
     }
 
     async fn delete_bucket(&self, req: S3Request<DeleteBucketInput>) -> S3Result<S3Response<DeleteBucketOutput>> {
-        self.run(move |directory| directory.remove_bucket(&req.input.bucket)).await?;
+        self.run(move |directory| {
+            directory.remove_bucket(&req.input.bucket)?;
+            uploads::forget(directory, &req.input.bucket)
+        })
+        .await?;
         answer(DeleteBucketOutput::default())
     }
 
     async fn put_object(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let input = req.input;
+        checksums::make_sense(&req.headers)?;
         let claims = Claims::of(&req.headers, req.trailing_headers, input.content_length);
         let record = describe(&req.headers, input.metadata);
         let (bucket, key) = (input.bucket, input.key);
-        let conditions = conditions(input.if_match, input.if_none_match);
+        let conditions = Preconditions { if_match: input.if_match, if_none_match: input.if_none_match };
         let commit = move |directory: &Directory, received: Received| {
             let Received { temporary, record, size } = received;
             directory.commit(&bucket, &key, temporary, &conditions)?;
             Ok((record, size))
         };
         let (record, size) = receive(self.directory.clone(), input.body, claims, record, commit).await?;
-        answer(PutObjectOutput {
+        answer(summed!(&record.checksums => PutObjectOutput {
             e_tag: etag(&record),
             size: signed(size),
-            checksum_crc32: take(&record.checksums, "crc32"),
-            checksum_crc32c: take(&record.checksums, "crc32c"),
-            checksum_crc64nvme: take(&record.checksums, "crc64nvme"),
-            checksum_sha1: take(&record.checksums, "sha1"),
-            checksum_sha256: take(&record.checksums, "sha256"),
-            ..Default::default()
-        })
+            checksum_type: checksums::kind_of(&record.checksums).map(Kind::dto),
+        }))
     }
 
     async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let input = req.input;
-        let asked = input.checksum_mode.is_some();
-        let found = self
-            .run(move |directory| {
-                let opened = directory.open_object(&input.bucket, &input.key)?;
-                let (yes, no) = (input.if_match.as_ref(), input.if_none_match.as_ref());
-                read_allowed(&opened.record, yes, no, input.if_modified_since, input.if_unmodified_since)?;
-                Found::new(opened, input.range, true)
-            })
-            .await?;
-        let wanted = found.wanted();
-        let mut output = GetObjectOutput {
+        let conditions = ReadConditions {
+            if_match: input.if_match,
+            if_none_match: input.if_none_match,
+            if_modified_since: input.if_modified_since,
+            if_unmodified_since: input.if_unmodified_since,
+        };
+        let sums = input.checksum_mode.is_some();
+        let wanted = Wanted { range: input.range, part: input.part_number, sums };
+        let found = self.find(input.bucket, input.key, conditions, wanted, true).await?;
+        let range = found.wanted();
+        let mut output = summed!(found.sums() => GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
-            content_length: signed(wanted.end - wanted.start),
+            content_length: signed(range.end - range.start),
             content_range: found.content_range(),
             e_tag: etag(&found.opened.record),
             last_modified: Some(Timestamp::from(found.opened.record.modified())),
             metadata: found.user(),
-            content_type: found.header("content-type", input.response_content_type),
+            content_type: found.content_type(input.response_content_type),
             cache_control: found.header("cache-control", input.response_cache_control),
             content_disposition: found.header("content-disposition", input.response_content_disposition),
             content_encoding: found.header("content-encoding", input.response_content_encoding),
             content_language: found.header("content-language", input.response_content_language),
-            checksum_crc32: found.checksum(asked, "crc32"),
-            checksum_crc32c: found.checksum(asked, "crc32c"),
-            checksum_crc64nvme: found.checksum(asked, "crc64nvme"),
-            checksum_sha1: found.checksum(asked, "sha1"),
-            checksum_sha256: found.checksum(asked, "sha256"),
-            checksum_type: found.checksum_type(asked),
-            ..Default::default()
-        };
-        output.body = Some(match found.first {
-            Some(bytes) => StreamingBlob::from(Body::from(bytes)),
-            None => body(found.opened.file, wanted, PathBuf::from("an object")),
+            checksum_type: found.kind(),
+            parts_count: found.parts_count(input.part_number),
         });
-        answer(output)
+        let headers = if input.response_expires.is_none() { found.expires() } else { http::HeaderMap::new() };
+        output.body = Some(match found.first {
+            Some(bytes) => StreamingBlob::from(s3s::Body::from(bytes)),
+            None => body(found.opened.file, range, PathBuf::from("an object")),
+        });
+        Ok(S3Response::with_headers(output, headers))
     }
 
     async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
         let input = req.input;
-        let asked = input.checksum_mode.is_some();
-        let found = self
-            .run(move |directory| {
-                let opened = directory.open_object(&input.bucket, &input.key)?;
-                let (yes, no) = (input.if_match.as_ref(), input.if_none_match.as_ref());
-                read_allowed(&opened.record, yes, no, input.if_modified_since, input.if_unmodified_since)?;
-                Found::new(opened, input.range, false)
-            })
-            .await?;
-        let wanted = found.wanted();
-        answer(HeadObjectOutput {
+        let conditions = ReadConditions {
+            if_match: input.if_match,
+            if_none_match: input.if_none_match,
+            if_modified_since: input.if_modified_since,
+            if_unmodified_since: input.if_unmodified_since,
+        };
+        let sums = input.checksum_mode.is_some();
+        let wanted = Wanted { range: input.range, part: input.part_number, sums };
+        let found = self.find(input.bucket, input.key, conditions, wanted, false).await?;
+        let range = found.wanted();
+        let output = summed!(found.sums() => HeadObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
-            content_length: signed(wanted.end - wanted.start),
+            content_length: signed(range.end - range.start),
             content_range: found.content_range(),
             e_tag: etag(&found.opened.record),
             last_modified: Some(Timestamp::from(found.opened.record.modified())),
             metadata: found.user(),
-            content_type: found.header("content-type", None),
-            cache_control: found.header("cache-control", None),
-            content_disposition: found.header("content-disposition", None),
-            content_encoding: found.header("content-encoding", None),
-            content_language: found.header("content-language", None),
-            checksum_crc32: found.checksum(asked, "crc32"),
-            checksum_crc32c: found.checksum(asked, "crc32c"),
-            checksum_crc64nvme: found.checksum(asked, "crc64nvme"),
-            checksum_sha1: found.checksum(asked, "sha1"),
-            checksum_sha256: found.checksum(asked, "sha256"),
-            checksum_type: found.checksum_type(asked),
+            content_type: found.content_type(input.response_content_type),
+            cache_control: found.header("cache-control", input.response_cache_control),
+            content_disposition: found.header("content-disposition", input.response_content_disposition),
+            content_encoding: found.header("content-encoding", input.response_content_encoding),
+            content_language: found.header("content-language", input.response_content_language),
+            checksum_type: found.kind(),
+            parts_count: found.parts_count(input.part_number),
+        });
+        Ok(S3Response::with_headers(output, found.expires()))
+    }
+
+    async fn get_object_attributes(
+        &self,
+        req: S3Request<GetObjectAttributesInput>,
+    ) -> S3Result<S3Response<GetObjectAttributesOutput>> {
+        let input = req.input;
+        let known = ["ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"];
+        let asked: Vec<&str> = input.object_attributes.iter().map(ObjectAttributes::as_str).collect();
+        if asked.is_empty() || asked.iter().any(|name| !known.contains(name)) {
+            return Err(s3_error!(InvalidArgument, "Invalid attribute name specified."));
+        }
+        let has = |name: &str| asked.contains(&name);
+        let (after, limit) = (input.part_number_marker.unwrap_or(0), limit(input.max_parts, "max-parts")?);
+        let (bucket, key) = (input.bucket, input.key);
+        let opened = self.run(move |directory| directory.open_object(&bucket, &key)).await?;
+        let record = &opened.record;
+        let kind = checksums::kind_of(&record.checksums);
+        let checksum = summed!(&record.checksums => Checksum { checksum_type: kind.map(Kind::dto) });
+        let storage = StorageClass::from_static(StorageClass::STANDARD);
+        answer(GetObjectAttributesOutput {
+            e_tag: etag(record).filter(|_| has("ETag")),
+            checksum: kind.filter(|_| has("Checksum")).map(|_| checksum),
+            object_parts: parts_of(record, after, limit).filter(|_| has("ObjectParts")),
+            storage_class: has("StorageClass").then_some(storage),
+            object_size: signed(opened.size).filter(|_| has("ObjectSize")),
+            last_modified: Some(Timestamp::from(record.modified())),
             ..Default::default()
         })
     }
 
+    async fn get_object_tagging(
+        &self,
+        req: S3Request<GetObjectTaggingInput>,
+    ) -> S3Result<S3Response<GetObjectTaggingOutput>> {
+        self.run(move |directory| directory.open_object(&req.input.bucket, &req.input.key).map(drop)).await?;
+        answer(GetObjectTaggingOutput { tag_set: Vec::new(), version_id: None })
+    }
+
+    async fn get_bucket_versioning(
+        &self,
+        req: S3Request<GetBucketVersioningInput>,
+    ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
+        self.run(move |directory| directory.bucket_exists(&req.input.bucket)).await?;
+        answer(GetBucketVersioningOutput::default())
+    }
+
     async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
         let input = req.input;
-        let conditions = conditions(input.if_match, None);
+        if input.if_match_last_modified_time.is_some() || input.if_match_size.is_some() {
+            return Err(s3_error!(NotImplemented, "a deletion can be conditional on an ETag, and on nothing else"));
+        }
+        let conditions = Preconditions { if_match: input.if_match, if_none_match: None };
         self.run(move |directory| directory.remove(&input.bucket, &input.key, &conditions)).await?;
         answer(DeleteObjectOutput::default())
     }
@@ -398,19 +342,25 @@ impl S3 for Server {
     async fn delete_objects(&self, req: S3Request<DeleteObjectsInput>) -> S3Result<S3Response<DeleteObjectsOutput>> {
         let input = req.input;
         let quiet = input.delete.quiet.unwrap_or(false);
+        if input.delete.objects.is_empty() || input.delete.objects.len() > MOST_DELETED {
+            return Err(s3_error!(MalformedXML, "a request deletes between one and a thousand keys"));
+        }
         let (deleted, errors) = self
             .run(move |directory| {
                 directory.bucket_exists(&input.bucket)?;
                 let (mut deleted, mut errors) = (Vec::new(), Vec::new());
                 for object in input.delete.objects {
-                    let key = Some(object.key.clone());
-                    match directory.remove(&input.bucket, &object.key, &Preconditions::default()) {
-                        Ok(()) => deleted.push(DeletedObject { key, ..Default::default() }),
+                    match remove_one(directory, &input.bucket, &object) {
+                        Ok(()) => deleted.push(DeletedObject {
+                            key: Some(object.key),
+                            version_id: object.version_id,
+                            ..Default::default()
+                        }),
                         Err(error) => errors.push(s3s::dto::Error {
-                            key,
+                            key: Some(object.key),
                             code: Some(error.code().as_str().to_owned()),
                             message: error.message().map(str::to_owned),
-                            ..Default::default()
+                            version_id: object.version_id,
                         }),
                     }
                 }
@@ -424,70 +374,77 @@ impl S3 for Server {
     async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
         let input = req.input;
         let source = source_of(&input.copy_source)?;
-        let replace = input.metadata_directive.as_ref().is_some_and(|it| it.as_str() == MetadataDirective::REPLACE);
+        let replace = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
+            None | Some(MetadataDirective::COPY) => false,
+            Some(MetadataDirective::REPLACE) => true,
+            Some(_) => return Err(s3_error!(InvalidArgument, "Unknown metadata directive.")),
+        };
         if source == (input.bucket.clone(), input.key.clone()) && !replace {
-            return Err(s3_error!(InvalidRequest, "an object cannot be copied to itself without a change"));
+            let what = "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes.";
+            return Err(s3_error!(InvalidRequest, "{what}"));
         }
+        let asked = input.checksum_algorithm.as_ref().map(|algorithm| algorithm.as_str().to_owned());
+        checksums::of_upload(asked.as_deref(), None)?;
+        let conditions = ReadConditions {
+            if_match: input.copy_source_if_match,
+            if_none_match: input.copy_source_if_none_match,
+            if_modified_since: input.copy_source_if_modified_since,
+            if_unmodified_since: input.copy_source_if_unmodified_since,
+        };
+        let target = input.bucket.clone();
         let opened = self
             .run(move |directory| {
+                directory.bucket_exists(&target)?;
                 let opened = directory.open_object(&source.0, &source.1)?;
-                let (yes, no) = (input.copy_source_if_match.as_ref(), input.copy_source_if_none_match.as_ref());
-                let refused = |error: S3Error| match error.code() {
-                    S3ErrorCode::NotModified => s3_error!(PreconditionFailed),
-                    _ => error,
-                };
-                let (modified, unmodified) =
-                    (input.copy_source_if_modified_since, input.copy_source_if_unmodified_since);
-                read_allowed(&opened.record, yes, no, modified, unmodified).map_err(refused)?;
+                conditions.check_source(&opened.record)?;
                 Ok(opened)
             })
             .await?;
+        if opened.size > LARGEST_COPY {
+            let what =
+                "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120";
+            return Err(s3_error!(InvalidRequest, "{what}"));
+        }
         let record = if replace {
             describe(&req.headers, input.metadata)
         } else {
-            Record { checksums: BTreeMap::new(), ..opened.record.clone() }
+            Record { checksums: BTreeMap::new(), parts: Vec::new(), ..opened.record.clone() }
         };
         // Copied through the same path as an upload, so that the copy is hashed and compared like one.
-        let known: Vec<String> = opened.record.checksums.keys().cloned().collect();
-        let asked = input.checksum_algorithm.as_ref().map(|algorithm| algorithm.as_str().to_owned());
-        let names = known.iter().map(String::as_str).chain(asked.as_deref());
-        let claims = Claims::default().want(names);
+        let known: Vec<String> = match asked {
+            Some(asked) => vec![asked],
+            None => opened.record.checksums.keys().cloned().collect(),
+        };
+        let claims = Claims::default().want(known.iter().map(String::as_str));
+        let conditions = conditions_of(&req.headers)?;
         let (bucket, key) = (input.bucket, input.key);
         let commit = move |directory: &Directory, received: Received| {
-            directory.commit(&bucket, &key, received.temporary, &Preconditions::default())?;
+            directory.commit(&bucket, &key, received.temporary, &conditions)?;
             Ok(received.record)
         };
         let size = opened.size;
         let source = body(opened.file, 0..size, PathBuf::from("the source of a copy"));
         let record = receive(self.directory.clone(), Some(source), claims, record, commit).await?;
-        let result = CopyObjectResult {
+        let result = summed!(&record.checksums => CopyObjectResult {
             e_tag: etag(&record),
             last_modified: Some(Timestamp::from(record.modified())),
-            checksum_sha256: take(&record.checksums, "sha256"),
-            ..Default::default()
-        };
+            checksum_type: checksums::kind_of(&record.checksums).map(Kind::dto),
+        });
         answer(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() })
     }
 
     async fn list_objects(&self, req: S3Request<ListObjectsInput>) -> S3Result<S3Response<ListObjectsOutput>> {
         let input = req.input;
-        let after = input.marker.clone().unwrap_or_default();
-        let delimiter = input.delimiter.clone();
-        let query = Query {
-            bucket: input.bucket.clone(),
-            prefix: input.prefix.clone().unwrap_or_default(),
-            // A marker that ends in the delimiter is the common prefix at which the last page ended.
-            after_prefix: delimiter
-                .as_deref()
-                .is_some_and(|it| !it.is_empty() && !after.is_empty() && after.ends_with(it)),
-            after,
-            delimiter,
-            limit: limit(input.max_keys)?,
-        };
-        let (items, more) = self.run(move |directory| listing::list(directory, &query)).await?;
-        let url = is_url(input.encoding_type.as_ref());
-        let last = items.last().filter(|_| more).map(|item| encoded(item.name().to_owned(), url));
-        let (contents, prefixes) = split(items, url);
+        let limit = limit(input.max_keys, "max-keys")?;
+        let url = is_url(input.encoding_type.as_ref())?;
+        let (prefix, delimiter) = (input.prefix.as_ref(), input.delimiter.as_ref());
+        let query = marked(&input.bucket, prefix, delimiter, input.marker.as_ref(), limit);
+        let delimiter = query.delimiter.clone();
+        let (items, more) = self.page(query).await?;
+        // Without a delimiter the last key says the same.
+        let last = items.last().filter(|_| more && delimiter.is_some());
+        let last = last.map(|item| encoded(item.name().to_owned(), url));
+        let (contents, prefixes) = split(items, url, true);
         answer(ListObjectsOutput {
             name: Some(input.bucket),
             prefix: Some(encoded(input.prefix.unwrap_or_default(), url)),
@@ -496,7 +453,7 @@ impl S3 for Server {
             is_truncated: Some(more),
             contents: Some(contents),
             common_prefixes: Some(prefixes),
-            delimiter: input.delimiter.map(|delimiter| encoded(delimiter, url)),
+            delimiter: delimiter.map(|delimiter| encoded(delimiter, url)),
             next_marker: last,
             encoding_type: input.encoding_type,
             ..Default::default()
@@ -509,19 +466,20 @@ impl S3 for Server {
             Some(token) => from_token(token)?,
             None => (input.start_after.clone().unwrap_or_default(), false),
         };
+        let url = is_url(input.encoding_type.as_ref())?;
+        let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
         let query = Query {
             bucket: input.bucket.clone(),
             prefix: input.prefix.clone().unwrap_or_default(),
-            delimiter: input.delimiter.clone(),
+            delimiter: delimiter.clone(),
             after,
             after_prefix,
-            limit: limit(input.max_keys)?,
+            limit: limit(input.max_keys, "max-keys")?,
         };
-        let (items, more) = self.run(move |directory| listing::list(directory, &query)).await?;
-        let url = is_url(input.encoding_type.as_ref());
+        let (items, more) = self.page(query).await?;
         let next = items.last().filter(|_| more).map(token);
         let count = i32::try_from(items.len()).ok();
-        let (contents, prefixes) = split(items, url);
+        let (contents, prefixes) = split(items, url, input.fetch_owner == Some(true));
         answer(ListObjectsV2Output {
             name: Some(input.bucket),
             prefix: Some(encoded(input.prefix.unwrap_or_default(), url)),
@@ -532,9 +490,50 @@ impl S3 for Server {
             next_continuation_token: next,
             contents: Some(contents),
             common_prefixes: Some(prefixes),
-            delimiter: input.delimiter.map(|delimiter| encoded(delimiter, url)),
+            delimiter: delimiter.map(|delimiter| encoded(delimiter, url)),
             encoding_type: input.encoding_type,
             start_after: input.start_after.map(|after| encoded(after, url)),
+            ..Default::default()
+        })
+    }
+
+    /// Every object is its own only version, `null`, as in a bucket that never had versions.
+    async fn list_object_versions(
+        &self,
+        req: S3Request<ListObjectVersionsInput>,
+    ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
+        let input = req.input;
+        let limit = limit(input.max_keys, "max-keys")?;
+        let url = is_url(input.encoding_type.as_ref())?;
+        let (prefix, delimiter) = (input.prefix.as_ref(), input.delimiter.as_ref());
+        let query = marked(&input.bucket, prefix, delimiter, input.key_marker.as_ref(), limit);
+        let (items, more) = self.page(query).await?;
+        let last = items.last().filter(|_| more).map(|item| encoded(item.name().to_owned(), url));
+        let (contents, prefixes) = split(items, url, true);
+        let versions = contents.into_iter().map(|object| ObjectVersion {
+            key: object.key,
+            e_tag: object.e_tag,
+            size: object.size,
+            last_modified: object.last_modified,
+            owner: object.owner,
+            is_latest: Some(true),
+            version_id: Some("null".to_owned()),
+            storage_class: Some(ObjectVersionStorageClass::from_static(ObjectVersionStorageClass::STANDARD)),
+            ..Default::default()
+        });
+        answer(ListObjectVersionsOutput {
+            name: Some(input.bucket),
+            prefix: Some(encoded(input.prefix.unwrap_or_default(), url)),
+            key_marker: Some(encoded(input.key_marker.unwrap_or_default(), url)),
+            version_id_marker: input.version_id_marker,
+            max_keys: Some(input.max_keys.unwrap_or(1000)),
+            is_truncated: Some(more),
+            versions: Some(versions.collect()),
+            common_prefixes: Some(prefixes),
+            delimiter: input.delimiter.map(|delimiter| encoded(delimiter, url)),
+            next_version_id_marker: last.as_ref().map(|_| "null".to_owned()),
+            next_key_marker: last,
+            encoding_type: input.encoding_type,
             ..Default::default()
         })
     }
@@ -544,17 +543,23 @@ impl S3 for Server {
         req: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         let input = req.input;
-        let algorithm = input.checksum_algorithm.as_ref().map(|it| it.as_str().to_ascii_lowercase());
-        let record = describe(&req.headers, input.metadata);
-        let (bucket, key) = (input.bucket.clone(), input.key.clone());
-        let upload = Upload { id: String::new(), bucket, key, record, algorithm };
+        let (algorithm, kind) = (input.checksum_algorithm.as_ref(), input.checksum_type.as_ref());
+        let chosen = checksums::of_upload(algorithm.map(ChecksumAlgorithm::as_str), kind.map(ChecksumType::as_str))?;
+        let upload = Upload {
+            id: String::new(),
+            bucket: input.bucket.clone(),
+            key: input.key.clone(),
+            record: describe(&req.headers, input.metadata),
+            algorithm: chosen.map(|(algorithm, _)| algorithm.to_owned()),
+            full: chosen.is_some_and(|(_, kind)| kind == Kind::Full),
+        };
         let id = self.run(move |directory| uploads::begin(directory, upload)).await?;
         answer(CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
             upload_id: Some(id),
             checksum_algorithm: input.checksum_algorithm,
-            checksum_type: input.checksum_type,
+            checksum_type: chosen.map(|(_, kind)| kind.dto()),
             ..Default::default()
         })
     }
@@ -562,22 +567,21 @@ impl S3 for Server {
     async fn upload_part(&self, req: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
         let input = req.input;
         let number = part_number(input.part_number)?;
+        checksums::make_sense(&req.headers)?;
+        let came = checksums::of_part(&req.headers);
         let (id, bucket, key) = (input.upload_id.clone(), input.bucket, input.key);
-        let upload = self.run(move |directory| uploads::find(directory, &id, &bucket, &key)).await?;
+        let upload = self
+            .run(move |directory| {
+                let upload = uploads::find(directory, &id, &bucket, &key)?;
+                upload.takes(came).map(|()| upload)
+            })
+            .await?;
         let claims =
             Claims::of(&req.headers, req.trailing_headers, input.content_length).want(upload.algorithm.as_deref());
         let id = input.upload_id;
         let commit = move |directory: &Directory, part: Received| uploads::keep(directory, &id, number, part);
         let record = receive(self.directory.clone(), input.body, claims, Record::default(), commit).await?;
-        answer(UploadPartOutput {
-            e_tag: etag(&record),
-            checksum_crc32: take(&record.checksums, "crc32"),
-            checksum_crc32c: take(&record.checksums, "crc32c"),
-            checksum_crc64nvme: take(&record.checksums, "crc64nvme"),
-            checksum_sha1: take(&record.checksums, "sha1"),
-            checksum_sha256: take(&record.checksums, "sha256"),
-            ..Default::default()
-        })
+        answer(summed!(&record.checksums => UploadPartOutput { e_tag: etag(&record) }))
     }
 
     async fn upload_part_copy(
@@ -587,13 +591,21 @@ impl S3 for Server {
         let input = req.input;
         let number = part_number(input.part_number)?;
         let source = source_of(&input.copy_source)?;
-        let range = input.copy_source_range.as_deref().map(Range::parse).transpose();
-        let range = range.map_err(|_| s3_error!(InvalidArgument, "the source range cannot be read"))?;
+        let conditions = ReadConditions {
+            if_match: input.copy_source_if_match,
+            if_none_match: input.copy_source_if_none_match,
+            if_modified_since: input.copy_source_if_modified_since,
+            if_unmodified_since: input.copy_source_if_unmodified_since,
+        };
         let id = input.upload_id.clone();
         let (upload, found) = self
             .run(move |directory| {
                 let upload = uploads::find(directory, &id, &input.bucket, &input.key)?;
-                let found = Found::new(directory.open_object(&source.0, &source.1)?, range, false)?;
+                let opened = directory.open_object(&source.0, &source.1)?;
+                conditions.check_source(&opened.record)?;
+                let range =
+                    input.copy_source_range.as_deref().map(|text| source_range(text, opened.size)).transpose()?;
+                let found = Found::new(opened, Wanted { range, ..Default::default() }, false)?;
                 Ok((upload, found))
             })
             .await?;
@@ -603,35 +615,38 @@ impl S3 for Server {
         let id = input.upload_id;
         let commit = move |directory: &Directory, part: Received| uploads::keep(directory, &id, number, part);
         let record = receive(self.directory.clone(), Some(source), claims, Record::default(), commit).await?;
-        let result = CopyPartResult {
+        let result = summed!(&record.checksums => CopyPartResult {
             e_tag: etag(&record),
             last_modified: Some(Timestamp::from(record.modified())),
-            ..Default::default()
-        };
+        });
         answer(UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() })
     }
 
     async fn list_parts(&self, req: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
         let input = req.input;
+        let limit = limit(input.max_parts, "max-parts")?;
+        let after = match input.part_number_marker.unwrap_or(0) {
+            after if after >= 0 => after,
+            _ => return Err(s3_error!(InvalidArgument, "part-number-marker must not be negative")),
+        };
         let (id, bucket, key) = (input.upload_id.clone(), input.bucket.clone(), input.key.clone());
-        let parts = self
+        let (upload, parts) = self
             .run(move |directory| {
-                uploads::find(directory, &id, &bucket, &key)?;
-                uploads::parts(directory, &id)
+                let upload = uploads::find(directory, &id, &bucket, &key)?;
+                Ok((upload, uploads::parts(directory, &id)?))
             })
             .await?;
-        let after = input.part_number_marker.unwrap_or(0);
-        let limit = limit(input.max_parts)?;
         let mut wanted = parts.into_iter().filter(|part| part.number > after).peekable();
         let page: Vec<Part> = wanted
             .by_ref()
             .take(limit)
-            .map(|part| Part {
-                part_number: Some(part.number),
-                size: signed(part.size),
-                e_tag: etag(&part.record),
-                last_modified: Some(Timestamp::from(part.record.modified())),
-                ..Default::default()
+            .map(|part| {
+                summed!(&part.record.checksums => Part {
+                    part_number: Some(part.number),
+                    size: signed(part.size),
+                    e_tag: etag(&part.record),
+                    last_modified: Some(Timestamp::from(part.record.modified())),
+                })
             })
             .collect();
         answer(ListPartsOutput {
@@ -641,8 +656,13 @@ impl S3 for Server {
             max_parts: i32::try_from(limit).ok(),
             part_number_marker: Some(after),
             next_part_number_marker: page.last().and_then(|part| part.part_number),
-            is_truncated: Some(wanted.peek().is_some()),
+            is_truncated: Some(limit > 0 && wanted.peek().is_some()),
             parts: Some(page),
+            checksum_algorithm: upload.algorithm.as_ref().map(|it| ChecksumAlgorithm::from(it.to_uppercase())),
+            checksum_type: upload.kind().map(Kind::dto),
+            owner: Some(owner()),
+            initiator: Some(Initiator { display_name: owner().display_name, id: owner().id }),
+            storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
             ..Default::default()
         })
     }
@@ -652,19 +672,42 @@ impl S3 for Server {
         req: S3Request<ListMultipartUploadsInput>,
     ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
         let input = req.input;
-        let (bucket, prefix) = (input.bucket.clone(), input.prefix.clone().unwrap_or_default());
-        let uploads = self.run(move |directory| uploads::list(directory, &bucket, &prefix)).await?;
-        let uploads = uploads.into_iter().map(|upload| MultipartUpload {
-            key: Some(upload.key),
+        let limit = limit(input.max_uploads, "max-uploads")?;
+        let url = is_url(input.encoding_type.as_ref())?;
+        let (marker, id) = (input.key_marker.clone(), input.upload_id_marker.clone());
+        let query = UploadQuery {
+            prefix: input.prefix.clone().unwrap_or_default(),
+            delimiter: input.delimiter.clone(),
+            after: marker.filter(|key| !key.is_empty()).map(|key| (key, id.filter(|id| !id.is_empty()))),
+            limit,
+        };
+        let bucket = input.bucket.clone();
+        let page = self.run(move |directory| uploads::list(directory, &bucket, &query)).await?;
+        let uploads = page.uploads.into_iter().map(|upload| MultipartUpload {
+            checksum_algorithm: upload.algorithm.as_ref().map(|it| ChecksumAlgorithm::from(it.to_uppercase())),
+            checksum_type: upload.kind().map(Kind::dto),
+            initiated: Some(timestamp(upload.record.modified_ms)),
+            key: Some(encoded(upload.key, url)),
             upload_id: Some(upload.id),
-            initiated: Some(Timestamp::from(upload.record.modified())),
-            ..Default::default()
+            owner: Some(owner()),
+            initiator: Some(Initiator { display_name: owner().display_name, id: owner().id }),
+            storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
         });
+        let prefixes = page.prefixes.into_iter().map(|prefix| CommonPrefix { prefix: Some(encoded(prefix, url)) });
+        let (next_key, next_id) = page.next.clone().unzip();
         answer(ListMultipartUploadsOutput {
             bucket: Some(input.bucket),
-            prefix: input.prefix,
-            is_truncated: Some(false),
+            prefix: Some(encoded(input.prefix.unwrap_or_default(), url)),
+            delimiter: input.delimiter.map(|delimiter| encoded(delimiter, url)),
+            key_marker: Some(encoded(input.key_marker.unwrap_or_default(), url)),
+            upload_id_marker: Some(input.upload_id_marker.unwrap_or_default()),
+            max_uploads: i32::try_from(limit).ok(),
+            is_truncated: Some(page.next.is_some()),
+            next_key_marker: next_key.map(|key| encoded(key, url)),
+            next_upload_id_marker: next_id,
             uploads: Some(uploads.collect()),
+            common_prefixes: Some(prefixes.collect()),
+            encoding_type: input.encoding_type,
             ..Default::default()
         })
     }
@@ -674,32 +717,32 @@ impl S3 for Server {
         req: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = req.input;
-        let claimed = [
-            ("crc32", input.checksum_crc32),
-            ("crc32c", input.checksum_crc32c),
-            ("crc64nvme", input.checksum_crc64nvme),
-            ("sha1", input.checksum_sha1),
-            ("sha256", input.checksum_sha256),
-        ];
-        let claimed = claimed.into_iter().filter_map(|(name, sum)| Some((name.to_owned(), sum?))).collect();
+        let claimed = checksums::claimed(&req.headers);
+        let asked = input.checksum_type.as_ref().map(|kind| kind.as_str().to_ascii_uppercase());
         let parts = input.multipart_upload.and_then(|listed| listed.parts).unwrap_or_default();
         let (bucket, key) = (input.bucket.clone(), input.key.clone());
-        let conditions = conditions(input.if_match, input.if_none_match);
+        let conditions = Preconditions { if_match: input.if_match, if_none_match: input.if_none_match };
         let record = self
             .run(move |directory| {
                 let upload = uploads::find(directory, &input.upload_id, &input.bucket, &input.key)?;
+                let kind = upload.kind().map(Kind::name);
+                if kind.is_some() && asked.is_some() && asked.as_deref() != kind {
+                    return Err(s3_error!(
+                        InvalidRequest,
+                        "The upload was created using the {} checksum mode. The complete request must use the same checksum mode.",
+                        kind.unwrap_or_default()
+                    ));
+                }
                 uploads::complete(directory, upload, &parts, &claimed, input.mpu_object_size, &conditions)
             })
             .await?;
-        answer(CompleteMultipartUploadOutput {
+        answer(summed!(&record.checksums => CompleteMultipartUploadOutput {
             location: Some(format!("/{bucket}/{key}")),
             bucket: Some(bucket),
             key: Some(key),
             e_tag: etag(&record),
-            checksum_sha256: take(&record.checksums, "sha256"),
-            checksum_crc64nvme: take(&record.checksums, "crc64nvme"),
-            ..Default::default()
-        })
+            checksum_type: checksums::kind_of(&record.checksums).map(Kind::dto),
+        }))
     }
 
     async fn abort_multipart_upload(
@@ -716,9 +759,22 @@ impl S3 for Server {
     }
 }
 
-fn part_number(number: i32) -> S3Result<i32> {
-    if (1..=10_000).contains(&number) {
-        return Ok(number);
-    }
-    Err(s3_error!(InvalidArgument, "part numbers are from 1 to 10000"))
+/// What `GetObjectAttributes` tells of the parts; their list only when they have checksums, as in S3.
+fn parts_of(record: &Record, after: i32, limit: usize) -> Option<GetObjectAttributesParts> {
+    let total = i32::try_from(record.parts.len()).ok().filter(|total| *total > 0)?;
+    let listed = record.parts.iter().any(|part| !part.checksums.is_empty());
+    let mut wanted = record.parts.iter().filter(|part| listed && part.number > after).peekable();
+    let parts: Vec<ObjectPart> = wanted
+        .by_ref()
+        .take(limit)
+        .map(|part| summed!(&part.checksums => ObjectPart { part_number: Some(part.number), size: signed(part.size) }))
+        .collect();
+    Some(GetObjectAttributesParts {
+        total_parts_count: Some(total),
+        is_truncated: Some(wanted.peek().is_some()),
+        max_parts: i32::try_from(limit).ok(),
+        next_part_number_marker: parts.last().and_then(|part| part.part_number),
+        part_number_marker: Some(after),
+        parts: listed.then_some(parts),
+    })
 }

@@ -1,7 +1,7 @@
 //! Receiving a body: hashed while it arrives, verified against everything that came with it, and only then a record.
 
 use super::{
-    blocking,
+    blocking, checksums,
     directory::{Directory, Temporary},
     failed,
     record::Record,
@@ -36,6 +36,8 @@ pub(super) struct Claims {
     /// Algorithms to compute besides those: announced in a trailer, or wanted for the answer.
     wanted: Vec<String>,
     trailers: Option<TrailingHeaders>,
+    /// Whether a checksum was announced to come behind the body.
+    announced: bool,
 }
 
 impl Claims {
@@ -54,7 +56,8 @@ impl Claims {
         // Of a chunked body the length is that of its decoding.
         let decoded = text("x-amz-decoded-content-length").and_then(|length| length.parse().ok());
         let length = decoded.or(length.and_then(|length| u64::try_from(length).ok()));
-        Self { length, md5: text("content-md5"), checksums, wanted, trailers }
+        let announced = headers.contains_key("x-amz-trailer");
+        Self { length, md5: text("content-md5"), checksums, wanted, trailers, announced }
     }
 
     /// Adds algorithms to compute.
@@ -67,15 +70,16 @@ impl Claims {
         hasher(self.checksums.keys().chain(&self.wanted).map(String::as_str))
     }
 
-    /// Adds what came behind the body.
-    fn read_trailers(&mut self) {
-        let Some(trailers) = self.trailers.take().and_then(|trailers| trailers.take()) else { return };
+    /// Adds what came behind the body. What was announced must be there.
+    fn read_trailers(&mut self) -> S3Result<()> {
+        let trailers = self.trailers.take().and_then(|trailers| trailers.take()).unwrap_or_default();
         for algorithm in ALGORITHMS {
             let value = trailers.get(format!("x-amz-checksum-{algorithm}")).and_then(|value| value.to_str().ok());
             if let Some(value) = value {
                 self.checksums.insert(algorithm.to_owned(), value.to_owned());
             }
         }
+        if self.announced && self.checksums.is_empty() { Err(checksums::no_trailer()) } else { Ok(()) }
     }
 }
 
@@ -203,7 +207,7 @@ pub(super) async fn receive<T: Send + 'static>(
             );
         }
     }
-    claims.read_trailers();
+    claims.read_trailers()?;
     let rest = buffer.freeze();
     blocking(move || {
         let sink = match sink {
@@ -219,9 +223,9 @@ pub(super) async fn receive<T: Send + 'static>(
 fn broken(error: s3s::StdError) -> S3Error {
     match error.downcast::<S3Error>() {
         Ok(error) => *error,
-        Err(error) => {
+        Err(error) => checksums::broken(&error.to_string()).unwrap_or_else(|| {
             let what = format!("the body did not arrive: {error}");
             S3Error::with_message(S3ErrorCode::IncompleteBody, what)
-        }
+        }),
     }
 }

@@ -34,6 +34,24 @@ pub(super) struct Record {
     /// Checksums by the name of their algorithm, in base64.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) checksums: BTreeMap<String, String>,
+    /// The parts that a multipart upload was made of, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) parts: Vec<Piece>,
+}
+
+/// A part of an object that was uploaded in parts. The names are short because there may be ten thousand.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Piece {
+    /// Its number.
+    #[serde(rename = "n")]
+    pub(super) number: i32,
+    /// Its size in bytes.
+    #[serde(rename = "s")]
+    pub(super) size: u64,
+    /// Its checksums.
+    #[serde(rename = "c", skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) checksums: BTreeMap<String, String>,
 }
 
 impl Record {

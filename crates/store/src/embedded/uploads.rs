@@ -1,12 +1,12 @@
 //! Multipart uploads: a directory each, one record a part, assembled into one record when they are completed.
 
 use super::{
+    checksums::{self, Kind},
     directory::{Directory, Preconditions, Temporary, sync_directory},
     failed,
     receive::{Received, by_name, hasher},
-    record::{self, Opened, Record},
+    record::{self, Opened, Piece, Record},
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use md5::{Digest as _, Md5};
 use s3s::{S3Error, S3ErrorCode, S3Result, dto::CompletedPart, s3_error};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,46 @@ pub(super) struct Upload {
     pub(super) record: Record,
     /// The checksum algorithm that was asked for.
     pub(super) algorithm: Option<String>,
+    /// Whether the checksum of the object is one of its bytes, rather than of its parts' checksums.
+    #[serde(default)]
+    pub(super) full: bool,
+}
+
+impl Upload {
+    /// The kind of checksum that the object will have.
+    pub(super) fn kind(&self) -> Option<Kind> {
+        self.algorithm.as_ref().map(|_| if self.full { Kind::Full } else { Kind::Composite })
+    }
+
+    /// Parts come with the checksum of the upload, or with none.
+    pub(super) fn takes(&self, algorithm: Option<&str>) -> S3Result<()> {
+        match (self.algorithm.as_deref(), algorithm) {
+            (Some(expected), Some(actual)) if expected != actual => Err(s3_error!(
+                InvalidRequest,
+                "Checksum Type mismatch occurred, expected checksum Type: {expected}, actual checksum Type: {actual}"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Which uploads a listing is to show.
+#[derive(Debug, Default)]
+pub(super) struct UploadQuery {
+    pub(super) prefix: String,
+    pub(super) delimiter: Option<String>,
+    /// Only those behind this key; of this key only those behind the id, if there is one.
+    pub(super) after: Option<(String, Option<String>)>,
+    pub(super) limit: usize,
+}
+
+/// One page of a listing of uploads.
+#[derive(Debug, Default)]
+pub(super) struct UploadPage {
+    pub(super) uploads: Vec<Upload>,
+    pub(super) prefixes: Vec<String>,
+    /// The last key and id, when there are more.
+    pub(super) next: Option<(String, String)>,
 }
 
 /// One part, as listings show it.
@@ -41,10 +81,13 @@ pub(super) struct PartInfo {
     pub(super) record: Record,
 }
 
+fn is_id(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 fn path_of(directory: &Directory, id: &str) -> S3Result<PathBuf> {
     // The id becomes a path: nothing but our own ids may.
-    let ours = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if ours { Ok(directory.uploads().join(id)) } else { Err(s3_error!(NoSuchUpload)) }
+    if is_id(id) { Ok(directory.uploads().join(id)) } else { Err(s3_error!(NoSuchUpload)) }
 }
 
 fn part_name(number: i32) -> String {
@@ -86,22 +129,70 @@ fn read(directory: &Directory, id: &str) -> S3Result<Option<Upload>> {
     }
 }
 
-/// All unfinished uploads of a bucket, by key.
-pub(super) fn list(directory: &Directory, bucket: &str, prefix: &str) -> S3Result<Vec<Upload>> {
-    directory.bucket_exists(bucket)?;
+/// All unfinished uploads of a bucket, by key and id.
+fn all(directory: &Directory, bucket: &str) -> S3Result<Vec<Upload>> {
     let path = directory.uploads();
     let mut uploads = Vec::new();
     for entry in fs::read_dir(&path).map_err(failed("list", &path))?.flatten() {
         let name = entry.file_name();
-        if let Some(upload) = name.to_str().and_then(|id| read(directory, id).transpose()).transpose()?
+        let id = name.to_str().filter(|id| is_id(id));
+        if let Some(upload) = id.and_then(|id| read(directory, id).transpose()).transpose()?
             && upload.bucket == bucket
-            && upload.key.starts_with(prefix)
         {
             uploads.push(upload);
         }
     }
     uploads.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));
     Ok(uploads)
+}
+
+/// A page of the unfinished uploads of a bucket.
+pub(super) fn list(directory: &Directory, bucket: &str, query: &UploadQuery) -> S3Result<UploadPage> {
+    directory.bucket_exists(bucket)?;
+    let mut page = UploadPage::default();
+    let mut last = (String::new(), String::new());
+    let delimiter = query.delimiter.as_deref().filter(|delimiter| !delimiter.is_empty());
+    for upload in all(directory, bucket)? {
+        let Some(rest) = upload.key.strip_prefix(&query.prefix) else { continue };
+        if let Some((key, id)) = &query.after {
+            let within = delimiter.is_some_and(|delimiter| key.ends_with(delimiter) && upload.key.starts_with(key));
+            let before = upload.key < *key || (upload.key == *key && id.as_ref().is_none_or(|id| upload.id <= *id));
+            if within || before {
+                continue;
+            }
+        }
+        let common = delimiter.and_then(|delimiter| Some(rest.find(delimiter)? + delimiter.len() + query.prefix.len()));
+        let common = common.map(|end| upload.key[..end].to_owned());
+        if common.is_some() && page.prefixes.last() == common.as_ref() {
+            continue;
+        }
+        if page.uploads.len() + page.prefixes.len() == query.limit {
+            page.next = (query.limit > 0).then_some(last);
+            break;
+        }
+        match common {
+            Some(prefix) => {
+                last = (prefix.clone(), String::new());
+                page.prefixes.push(prefix);
+            }
+            None => {
+                last = (upload.key.clone(), upload.id.clone());
+                page.uploads.push(upload);
+            }
+        }
+    }
+    Ok(page)
+}
+
+/// Removes the uploads of a bucket that is gone, so that a later one of its name does not show them.
+pub(super) fn forget(directory: &Directory, bucket: &str) -> S3Result<()> {
+    for upload in all(directory, bucket)? {
+        match abort(directory, &upload.id) {
+            Err(error) if *error.code() == S3ErrorCode::NoSuchUpload => {}
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 /// Keeps a received part.
@@ -158,16 +249,22 @@ pub(super) fn complete(
     if size.is_some_and(|size| u64::try_from(size) != Ok(total)) {
         return Err(s3_error!(InvalidRequest, "the parts do not have the size that was announced"));
     }
+    let kind = upload.kind();
     let mut record = upload.record;
     record.etag = composite_etag(&parts)?;
-    record.checksums = composite_sums(&parts);
+    if let Some((algorithm, kind)) = upload.algorithm.as_deref().zip(kind) {
+        let sum = checksums::of_parts(algorithm, kind, &parts);
+        record.checksums = sum.into_iter().map(|sum| (algorithm.to_owned(), sum)).collect();
+    }
+    let claims = still_claimed(&record, claimed)?;
+    record.parts = pieces(&parts, listed, upload.algorithm.as_deref());
     record.touch();
     let new = directory.temporary()?;
     let mut at = 0;
     for part in &parts {
         append(part, &new, &mut at)?;
     }
-    whole_sums_hold(&new, total, claimed, &mut record)?;
+    whole_sums_hold(&new, total, &claims, &mut record)?;
     let tail = record.tail(total);
     new.file.write_all_at(&tail, total).map_err(failed("write", &new.path))?;
     new.file.sync_data().map_err(failed("fsync", &new.path))?;
@@ -196,19 +293,32 @@ fn chosen(directory: &Directory, upload: &Upload, listed: &[CompletedPart]) -> S
         if parts.last().is_some_and(|part| part.size < SMALLEST) {
             return Err(s3_error!(EntityTooSmall));
         }
-        let part = record::open(&path.join(part_name(number)))?.ok_or_else(|| s3_error!(InvalidPart))?;
-        let same_etag = wanted.e_tag.as_ref().is_none_or(|etag| etag.value() == part.record.etag);
-        let same_sum = |name: &str, wanted: &Option<String>| {
-            wanted.as_ref().is_none_or(|wanted| part.record.checksums.get(name).is_none_or(|sum| sum == wanted))
+        let part = record::open(&path.join(part_name(number)))?.ok_or_else(invalid_part)?;
+        let Some(etag) = &wanted.e_tag else {
+            return Err(s3_error!(MalformedXML, "every part of the list must have its ETag"));
         };
-        let same = same_etag
-            && same_sum("crc32", &wanted.checksum_crc32)
-            && same_sum("crc32c", &wanted.checksum_crc32c)
-            && same_sum("crc64nvme", &wanted.checksum_crc64nvme)
-            && same_sum("sha1", &wanted.checksum_sha1)
-            && same_sum("sha256", &wanted.checksum_sha256);
-        if !same {
-            return Err(s3_error!(InvalidPart));
+        let sums = [
+            ("crc32", &wanted.checksum_crc32),
+            ("crc32c", &wanted.checksum_crc32c),
+            ("crc64nvme", &wanted.checksum_crc64nvme),
+            ("sha1", &wanted.checksum_sha1),
+            ("sha256", &wanted.checksum_sha256),
+        ];
+        let ours = &part.record.checksums;
+        let wrong = |(name, sum): &(&str, &Option<String>)| {
+            sum.as_ref().is_some_and(|sum| ours.get(*name).is_some_and(|ours| ours != sum))
+        };
+        if etag.value() != part.record.etag || sums.iter().any(wrong) {
+            return Err(invalid_part());
+        }
+        if upload.kind() == Some(Kind::Composite)
+            && let Some(algorithm) = &upload.algorithm
+            && !sums.iter().any(|(name, sum)| name == algorithm && sum.is_some())
+        {
+            return Err(s3_error!(
+                InvalidRequest,
+                "The upload was created using a {algorithm} checksum. The complete request must include the checksum for each part. It was missing for part {number} in the request."
+            ));
         }
         parts.push(part);
     }
@@ -223,23 +333,38 @@ fn composite_etag(parts: &[Opened]) -> S3Result<String> {
     Ok(format!("{}-{}", hex::encode(md5.finalize()), parts.len()))
 }
 
-/// Composite checksums, for those algorithms that every part has. CRC64NVME has none.
-fn composite_sums(parts: &[Opened]) -> BTreeMap<String, String> {
-    let mut sums = BTreeMap::new();
-    for name in ["crc32", "crc32c", "sha1", "sha256"] {
-        let raw: Option<Vec<Vec<u8>>> = parts
-            .iter()
-            .map(|part| part.record.checksums.get(name).and_then(|sum| STANDARD.decode(sum).ok()))
-            .collect();
-        if let Some(raw) = raw {
-            let mut hasher = hasher(std::iter::once(name));
-            hasher.update(&raw.concat());
-            sums.extend(
-                by_name(hasher.finalize()).into_iter().map(|(name, sum)| (name, format!("{sum}-{}", parts.len()))),
-            );
+fn invalid_part() -> S3Error {
+    let what = "One or more of the specified parts could not be found. The part may not have been uploaded, or the specified entity tag may not match the part's entity tag.";
+    s3_error!(InvalidPart, "{what}")
+}
+
+/// What the object remembers of its parts.
+fn pieces(parts: &[Opened], listed: &[CompletedPart], algorithm: Option<&str>) -> Vec<Piece> {
+    let numbers = listed.iter().map(|part| part.part_number.unwrap_or_default());
+    let sums = |part: &Opened| {
+        let kept = |(name, _): &(&String, &String)| Some(name.as_str()) == algorithm;
+        part.record.checksums.iter().filter(kept).map(|(name, sum)| (name.clone(), sum.clone())).collect()
+    };
+    parts.iter().zip(numbers).map(|(part, number)| Piece { number, size: part.size, checksums: sums(part) }).collect()
+}
+
+/// The checksums that the client gave for the object and that must still be computed; those that are known are compared here.
+fn still_claimed(record: &Record, claimed: &BTreeMap<String, String>) -> S3Result<BTreeMap<String, String>> {
+    let mut rest = BTreeMap::new();
+    for (name, sum) in claimed {
+        match record.checksums.get(name) {
+            // The number of parts behind a composite one may be left out.
+            Some(ours) if ours == sum || ours.split('-').next() == Some(sum) => {}
+            Some(_) => return Err(checksums::bad_digest(name)),
+            None if sum.contains('-') => {
+                return Err(s3_error!(InvalidRequest, "the upload was not begun with the checksum {name}"));
+            }
+            None => {
+                rest.insert(name.clone(), sum.clone());
+            }
         }
     }
-    sums
+    Ok(rest)
 }
 
 /// Copies a part's body to the end of the new record, in the kernel where the file system can.
@@ -272,29 +397,17 @@ fn append(part: &Opened, new: &Temporary, at: &mut u64) -> S3Result<()> {
     Ok(())
 }
 
-/// Compares checksums that the client gave for the whole object; composite ones end in `-<parts>`.
+/// Compares checksums that the client gave for the whole object and that its parts do not tell.
 fn whole_sums_hold(
     new: &Temporary,
     total: u64,
     claimed: &BTreeMap<String, String>,
     record: &mut Record,
 ) -> S3Result<()> {
-    let refused = |name: &str| {
-        let what = format!("The {} you specified did not match the parts.", name.to_uppercase());
-        S3Error::with_message(S3ErrorCode::BadDigest, what)
-    };
-    let mut whole = Vec::new();
-    for (name, sum) in claimed {
-        if !sum.contains('-') {
-            whole.push(name.as_str());
-        } else if record.checksums.get(name).is_some_and(|ours| ours != sum) {
-            return Err(refused(name));
-        }
-    }
-    if whole.is_empty() {
+    if claimed.is_empty() {
         return Ok(());
     }
-    let mut hasher = hasher(whole.iter().copied());
+    let mut hasher = hasher(claimed.keys().map(String::as_str));
     let mut buffer = vec![0; 1 << 20];
     let mut reader = (&new.file).take(total);
     std::io::Seek::rewind(&mut &new.file).map_err(failed("read", &new.path))?;
@@ -307,7 +420,7 @@ fn whole_sums_hold(
     }
     for (name, sum) in by_name(hasher.finalize()) {
         if claimed.get(&name) != Some(&sum) {
-            return Err(refused(&name));
+            return Err(checksums::bad_digest(&name));
         }
         record.checksums.insert(name, sum);
     }

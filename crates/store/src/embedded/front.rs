@@ -1,0 +1,469 @@
+//! What stands before the protocol of `s3s`, because `s3s` would answer it otherwise than S3, or not look at it at all.
+//!
+//! - Only SigV4 is accepted. `s3s` takes SigV2 and browser forms too (which it holds in memory); they are refused by name.
+//! - No header `x-amz-…` that the signature does not cover is believed.
+//! - No feature that is asked for by a header or a version id, and is not there (encryption with a client's key, retention, tags),
+//!   is passed over in silence.
+//! - No XML document is acted on before its length, MD5, checksum and SHA-256 are those that came with it.
+//! - A server without credentials can check no signature, and says so instead of `501`.
+//! - No chunk of `aws-chunked` is larger than [`CHUNK`]: `s3s` holds each one in memory until its signature is checked.
+//!
+//! Answers get `x-amz-request-id`; a HEAD of a range is `206`.
+
+use super::{checksums, custom, receive::hasher};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use futures::{StreamExt as _, future::BoxFuture, stream};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use md5::{Digest as _, Md5};
+use s3s::{
+    Body, HttpError, HttpRequest, HttpResponse, S3Error, S3Result,
+    crypto::{Checksum as _, Sha256},
+    dto::StreamingBlob,
+    s3_error,
+    service::S3Service,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// The largest chunk of an `aws-chunked` body.
+const CHUNK: u64 = 16 * 1024 * 1024;
+/// User metadata may have this size, as in S3.
+const METADATA: usize = 2048;
+/// A presigned URL is valid for a week at most, as in S3.
+const LONGEST: u64 = 7 * 24 * 3600;
+
+/// Headers that ask for what this server does not have, and what that is.
+const MISSING: [(&str, &str); 8] = [
+    ("x-amz-server-side-encryption-customer-algorithm", "encryption"),
+    ("x-amz-copy-source-server-side-encryption-customer-algorithm", "encryption"),
+    ("x-amz-server-side-encryption", "encryption"),
+    ("x-amz-object-lock-mode", "retention"),
+    ("x-amz-object-lock-legal-hold", "retention"),
+    ("x-amz-tagging", "tags"),
+    ("x-amz-website-redirect-location", "redirects"),
+    ("x-amz-write-offset-bytes", "appending"),
+];
+
+/// The whole server as one function from requests to answers.
+#[derive(Debug, Clone)]
+pub(crate) struct Front {
+    service: S3Service,
+    /// Whether there are no credentials, so that only unsigned requests are taken.
+    open: bool,
+    next: Arc<AtomicU64>,
+}
+
+impl Front {
+    pub(super) fn new(service: S3Service, open: bool) -> Self {
+        Self { service, open, next: Arc::new(AtomicU64::new(1)) }
+    }
+
+    /// Answers one request.
+    pub(crate) async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let head = request.method() == Method::HEAD;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut answer = match admit(&request, self.open) {
+            Ok(()) => self.pass(request).await?,
+            Err(error) => refusal(error)?,
+        };
+        if head && answer.status() == StatusCode::OK && answer.headers().contains_key(header::CONTENT_RANGE) {
+            *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        if let Ok(id) = HeaderValue::try_from(format!("{number:016X}")) {
+            answer.headers_mut().insert("x-amz-request-id", id);
+        }
+        Ok(answer)
+    }
+
+    async fn pass(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let document = is_document(&request);
+        if !document && !is_chunked(request.headers()) {
+            return self.service.call(request).await;
+        }
+        let failure = Arc::new(Mutex::new(None));
+        let (parts, body) = request.into_parts();
+        let body = if document {
+            verified(body, Expected::of(&parts.headers), failure.clone())
+        } else {
+            bounded(body, failure.clone())
+        };
+        let answer = self.service.call(HttpRequest::from_parts(parts, body)).await?;
+        let failure = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match failure {
+            // It was refused for what the body is; `s3s` knows only that it could not be read.
+            Some(error) if !answer.status().is_success() => refusal(error),
+            _ => Ok(answer),
+        }
+    }
+}
+
+impl hyper::service::Service<http::Request<hyper::body::Incoming>> for Front {
+    type Response = HttpResponse;
+    type Error = HttpError;
+    type Future = BoxFuture<'static, Result<HttpResponse, HttpError>>;
+
+    fn call(&self, request: http::Request<hyper::body::Incoming>) -> Self::Future {
+        let front = self.clone();
+        Box::pin(async move { front.call(request.map(Body::from)).await })
+    }
+}
+
+fn refusal(error: S3Error) -> Result<HttpResponse, HttpError> {
+    error.to_http_response().map_err(|error| HttpError::new(Box::new(error)))
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// The values of a query parameter, as they are written.
+fn query<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    request.uri().query()?.split('&').find_map(|pair| {
+        let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (found == name).then_some(value)
+    })
+}
+
+/// Whether the body is an XML document rather than an object.
+fn is_document(request: &HttpRequest) -> bool {
+    let has_key = request.uri().path().trim_start_matches('/').split_once('/').is_some_and(|(_, key)| !key.is_empty());
+    match *request.method() {
+        Method::POST => true,
+        Method::PUT => !has_key,
+        _ => false,
+    }
+}
+
+fn is_chunked(headers: &HeaderMap) -> bool {
+    text(headers, "x-amz-content-sha256").is_some_and(|value| value.starts_with("STREAMING-"))
+}
+
+/// What can be said of a request by its head.
+fn admit(request: &HttpRequest, open: bool) -> S3Result<()> {
+    let headers = request.headers();
+    signature(request, open)?;
+    let form = text(headers, "content-type").is_some_and(|value| value.starts_with("multipart/form-data"));
+    if request.method() == Method::POST && form {
+        return Err(s3_error!(NotImplemented, "browser forms are not taken; use PUT"));
+    }
+    if let Some((_, what)) = MISSING.iter().find(|(name, _)| headers.contains_key(*name)) {
+        return Err(s3_error!(NotImplemented, "this server has no {what}"));
+    }
+    if query(request, "versionId").is_some_and(|version| !matches!(version, "" | "null")) {
+        return Err(s3_error!(InvalidArgument, "Invalid version id specified"));
+    }
+    let user: usize = headers
+        .iter()
+        .filter_map(|(name, value)| Some(name.as_str().strip_prefix("x-amz-meta-")?.len() + value.len()))
+        .sum();
+    if user > METADATA {
+        return Err(s3_error!(MetadataTooLarge, "Your metadata headers exceed the maximum allowed metadata size"));
+    }
+    Ok(())
+}
+
+/// Whether the request is signed in a way that `s3s` then checks; see the module above.
+fn signature(request: &HttpRequest, open: bool) -> S3Result<()> {
+    let headers = request.headers();
+    let authorization = headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+    let presigned = query(request, "X-Amz-Signature").is_some() || query(request, "X-Amz-Credential").is_some();
+    let second = query(request, "AWSAccessKeyId").is_some() || query(request, "Signature").is_some();
+    if second || authorization.is_some_and(|value| value.starts_with("AWS ")) {
+        return Err(s3_error!(
+            InvalidRequest,
+            "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
+        ));
+    }
+    if open {
+        if authorization.is_some() || presigned {
+            return Err(s3_error!(
+                AccessDenied,
+                "this server has no credentials, so it can check no signature: send the request unsigned, or give the server credentials"
+            ));
+        }
+        let framed = text(headers, "content-encoding").is_some_and(|value| value.contains("aws-chunked"));
+        if framed || is_chunked(headers) {
+            return Err(s3_error!(InvalidRequest, "aws-chunked bodies are taken only in signed requests"));
+        }
+        return Ok(());
+    }
+    match authorization {
+        Some(_) if presigned => Err(s3_error!(
+            InvalidArgument,
+            "Only one auth mechanism allowed; use the Authorization header or the query"
+        )),
+        Some(value) => signed_header(headers, value),
+        None if presigned => signed_query(request),
+        // `s3s` refuses what has no signature.
+        None => Ok(()),
+    }
+}
+
+fn malformed(what: &'static str) -> S3Error {
+    s3_error!(AuthorizationHeaderMalformed, "The authorization header is malformed; {what}")
+}
+
+fn signed_header(headers: &HeaderMap, authorization: &str) -> S3Result<()> {
+    let Some(fields) = authorization.strip_prefix("AWS4-HMAC-SHA256") else {
+        return Err(s3_error!(InvalidArgument, "Unsupported Authorization Type"));
+    };
+    let field = |name: &str| {
+        fields
+            .split(',')
+            .find_map(|field| field.trim().strip_prefix(name)?.strip_prefix('='))
+            .filter(|it| !it.is_empty())
+    };
+    let credential = field("Credential").ok_or_else(|| malformed("it has no Credential"))?;
+    let signed = field("SignedHeaders").ok_or_else(|| malformed("it has no SignedHeaders"))?;
+    field("Signature").ok_or_else(|| malformed("it has no Signature"))?;
+    scope(credential).map_err(malformed)?;
+    if !text(headers, "x-amz-date").is_some_and(is_date) {
+        return Err(s3_error!(AccessDenied, "AWS authentication requires a valid Date or x-amz-date header"));
+    }
+    covered(headers, signed, &[])
+}
+
+fn signed_query(request: &HttpRequest) -> S3Result<()> {
+    let wrong = |what: &str| s3_error!(AuthorizationQueryParametersError, "{what}");
+    let field = |name: &str| query(request, name).filter(|value| !value.is_empty());
+    for name in
+        ["X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature"]
+    {
+        if field(name).is_none() {
+            return Err(wrong(
+                "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters.",
+            ));
+        }
+    }
+    if field("X-Amz-Algorithm") != Some("AWS4-HMAC-SHA256") {
+        return Err(wrong("X-Amz-Algorithm only supports \"AWS4-HMAC-SHA256\""));
+    }
+    scope(&unescaped(field("X-Amz-Credential").unwrap_or_default())).map_err(wrong)?;
+    if !field("X-Amz-Date").is_some_and(is_date) {
+        return Err(wrong("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\""));
+    }
+    match field("X-Amz-Expires").unwrap_or_default().parse::<i64>().map(u64::try_from) {
+        Ok(Ok(seconds)) if seconds <= LONGEST => {}
+        Ok(Ok(_)) => return Err(wrong("X-Amz-Expires must be less than a week (in seconds) that is 604800")),
+        Ok(Err(_)) => return Err(wrong("X-Amz-Expires must be non-negative")),
+        Err(_) => return Err(wrong("X-Amz-Expires should be a number")),
+    }
+    let signed = unescaped(field("X-Amz-SignedHeaders").unwrap_or_default());
+    // The hash of the body is not known when a URL is made.
+    covered(request.headers(), &signed, &["x-amz-content-sha256"])
+}
+
+/// `%2F` and `%3B` are what credentials and lists of headers hold in a query.
+fn unescaped(value: &str) -> String {
+    ["%2F", "%2f"]
+        .iter()
+        .fold(value.to_owned(), |value, it| value.replace(it, "/"))
+        .replace("%3B", ";")
+        .replace("%3b", ";")
+}
+
+/// `KEY/date/region/s3/aws4_request`; a key may have slashes.
+fn scope(credential: &str) -> Result<(), &'static str> {
+    let mut parts = credential.rsplitn(5, '/');
+    let (end, service, _region, date) = (parts.next(), parts.next(), parts.next(), parts.next());
+    if parts.next().is_none_or(str::is_empty) {
+        return Err("the Credential is not KEY/DATE/REGION/SERVICE/aws4_request");
+    }
+    if end != Some("aws4_request") {
+        return Err("the Credential does not end in aws4_request");
+    }
+    if service != Some("s3") {
+        return Err("the Credential is not one for the service s3");
+    }
+    if !date.is_some_and(|date| date.len() == 8 && date.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Err("the Credential has no date of the form yyyyMMdd");
+    }
+    Ok(())
+}
+
+fn is_date(value: &str) -> bool {
+    let bytes = value.as_bytes();
+    bytes.len() == 16
+        && bytes[8] == b'T'
+        && bytes[15] == b'Z'
+        && bytes.iter().enumerate().all(|(at, byte)| matches!(at, 8 | 15) || byte.is_ascii_digit())
+}
+
+/// Every header that means something to S3 must be under the signature.
+fn covered(headers: &HeaderMap, signed: &str, free: &[&str]) -> S3Result<()> {
+    let is_signed = |name: &str| signed.split(';').any(|signed| signed.trim().eq_ignore_ascii_case(name));
+    let means = |name: &str| name.starts_with("x-amz-") || name == "host";
+    match headers
+        .keys()
+        .map(header::HeaderName::as_str)
+        .find(|name| means(name) && !is_signed(name) && !free.contains(name))
+    {
+        None => Ok(()),
+        Some(name) => {
+            Err(s3_error!(AccessDenied, "There were headers present in the request which were not signed: {name}"))
+        }
+    }
+}
+
+/// What the head says of a document.
+struct Expected {
+    length: Option<u64>,
+    md5: Option<String>,
+    sha256: Option<String>,
+    sums: BTreeMap<String, String>,
+}
+
+impl Expected {
+    fn of(headers: &HeaderMap) -> Self {
+        let is_digest = |value: &str| value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+        Self {
+            length: text(headers, "content-length").and_then(|value| value.parse().ok()),
+            md5: text(headers, "content-md5").map(str::to_owned),
+            sha256: text(headers, "x-amz-content-sha256").filter(|value| is_digest(value)).map(str::to_lowercase),
+            sums: checksums::claimed(headers),
+        }
+    }
+
+    fn check(&self, body: &[u8]) -> S3Result<()> {
+        if let Some(claimed) = &self.sha256
+            && *claimed != hex::encode(Sha256::checksum(body).as_ref() as &[u8])
+        {
+            return Err(checksums::payload_mismatch());
+        }
+        if let Some(claimed) = &self.md5 {
+            match STANDARD.decode(claimed) {
+                Ok(claimed) if claimed.len() == 16 => {
+                    if claimed[..] != Md5::digest(body)[..] {
+                        return Err(checksums::bad_digest("Content-MD5"));
+                    }
+                }
+                _ => return Err(s3_error!(InvalidDigest, "The Content-MD5 you specified was invalid.")),
+            }
+        }
+        let mut sums = hasher(self.sums.keys().map(String::as_str));
+        sums.update(body);
+        let found = super::receive::by_name(sums.finalize());
+        match self.sums.iter().find(|(name, claimed)| found.get(*name) != Some(claimed)) {
+            Some((name, _)) => Err(checksums::bad_digest(&name.to_uppercase())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a body was not handed on.
+type Failure = Arc<Mutex<Option<S3Error>>>;
+
+fn fail(failure: &Failure, error: S3Error) -> std::io::Error {
+    let what = error.to_string();
+    *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    std::io::Error::other(what)
+}
+
+/// Hands a document on once all of it is there and is what its head says. Its length is limited by `s3s`, which counts what it gets.
+fn verified(body: Body, expected: Expected, failure: Failure) -> Body {
+    let start = (StreamingBlob::from(body), Vec::new(), expected, failure, false);
+    let stream = stream::try_unfold(start, |(mut body, mut held, expected, failure, mut ended)| async move {
+        if ended {
+            return Ok::<_, std::io::Error>(None);
+        }
+        // `s3s` stops asking when the announced length is there, so that is the end too.
+        while !ended && expected.length != Some(held.len() as u64) {
+            match body.next().await {
+                Some(Ok(bytes)) => held.extend_from_slice(&bytes),
+                Some(Err(error)) => return Err(std::io::Error::other(error)),
+                None => ended = true,
+            }
+            if held.len() > DOCUMENT {
+                let error = s3_error!(MaxMessageLengthExceeded, "Your request was too big.");
+                return Err(fail(&failure, error));
+            }
+        }
+        expected.check(&held).map_err(|error| fail(&failure, error))?;
+        let bytes = Bytes::from(std::mem::take(&mut held));
+        Ok((!bytes.is_empty()).then_some((bytes, (body, held, expected, failure, true))))
+    });
+    Body::from(StreamingBlob::wrap(stream))
+}
+
+/// Where a framed body is being read.
+#[derive(Debug)]
+enum Frame {
+    /// In the line that begins a chunk, with the size so far; the flag tells that the digits have ended.
+    Line(u64, bool),
+    /// In the data of a chunk and the two bytes behind it; so many are left.
+    Data(u64),
+    /// Behind the last chunk.
+    Trailers,
+}
+
+impl Frame {
+    /// Follows a piece of the body; false when it announces a chunk that is too large.
+    fn follow(&mut self, mut bytes: &[u8]) -> bool {
+        while let Some((&first, rest)) = bytes.split_first() {
+            match self {
+                Self::Trailers => return true,
+                Self::Data(left) => {
+                    let step = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                    *left -= step as u64;
+                    bytes = &bytes[step..];
+                    if *left == 0 {
+                        *self = Self::Line(0, false);
+                    }
+                    continue;
+                }
+                Self::Line(size, ended) => match char::from(first).to_digit(16) {
+                    Some(digit) if !*ended => {
+                        *size = *size * 16 + u64::from(digit);
+                        if *size > CHUNK {
+                            return false;
+                        }
+                    }
+                    _ if first == b'\n' => *self = if *size == 0 { Self::Trailers } else { Self::Data(*size + 2) },
+                    _ => *ended = true,
+                },
+            }
+            bytes = rest;
+        }
+        true
+    }
+}
+
+/// Stops an `aws-chunked` body at a chunk that is too large to be held.
+fn bounded(body: Body, failure: Failure) -> Body {
+    let mut frame = Frame::Line(0, false);
+    let stream = StreamingBlob::from(body).map(move |bytes| {
+        let bytes = bytes.map_err(std::io::Error::other)?;
+        if frame.follow(&bytes) {
+            return Ok(bytes);
+        }
+        let error = custom("InvalidChunkSizeError", StatusCode::BAD_REQUEST, "a chunk is larger than 16 MiB");
+        Err(fail(&failure, error))
+    });
+    Body::from(StreamingBlob::wrap(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_followed_however_the_body_is_cut() {
+        let good = b"4;chunk-signature=abc\r\nwxyz\r\n10\r\n0123456789abcdef\r\n0\r\nx-amz-checksum-crc32:FFFFFFFFFFFF\r\n\r\n";
+        let large = b"4\r\nwxyz\r\n1000001\r\n";
+        for size in 1..good.len() {
+            let mut frame = Frame::Line(0, false);
+            assert!(good.chunks(size).all(|piece| frame.follow(piece)) && matches!(frame, Frame::Trailers), "{size}");
+            let mut frame = Frame::Line(0, false);
+            assert!(!large.chunks(size).all(|piece| frame.follow(piece)), "{size}");
+        }
+    }
+}
+
+/// The largest XML document: a thousand keys of a thousand bytes, or ten thousand parts, with room.
+pub(super) const DOCUMENT: usize = 8 * 1024 * 1024;
