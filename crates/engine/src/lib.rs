@@ -53,7 +53,7 @@ pub mod causes {
     pub use image::Error as ImageError;
     pub use ledger::LedgerError;
     pub use snapshot::Error as SnapshotError;
-    pub use store::Error as StoreError;
+    pub use store::{Again, Error as StoreError};
 }
 
 /// The platform of this machine as OCI names it.

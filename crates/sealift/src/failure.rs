@@ -258,6 +258,7 @@ mod tests {
         let store = causes::StoreError::Unavailable {
             store: "s3://b".into(),
             what: "refuses the connection".into(),
+            again: causes::Again::Nobody,
             source: Some(Box::new(source)),
         };
         check(

@@ -193,8 +193,7 @@ mod tests {
     fn hints() {
         let release = || "wine@1.1.0".parse().unwrap();
         let message = String::new;
-        let unavailable =
-            StoreError::Unavailable { store: "s3://b".into(), what: "does not answer".into(), source: None };
+        let unavailable = StoreError::unavailable("s3://b", "does not answer");
         let held =
             StoreError::Held { environment: "staging".into(), holder: "a@b".into(), epoch: 3, op: "deploy".into() };
         let failed = |cause: Cause| Error::Failed { doing: "do it".into(), cause };

@@ -5,7 +5,7 @@
 //! found on the way out, where every byte is hashed. A [`Store`] remembers the keys that it found damaged: their size says nothing,
 //! so storing the same content again through that value sends it again, which heals them.
 
-use crate::{Body, ByteStream, Condition, Error, Objects, Result};
+use crate::{Body, ByteStream, Condition, Error, Objects, Result, s3::S3};
 use bytes::{Bytes, BytesMut};
 use domain::{Digest, event::Task};
 use futures::StreamExt as _;
@@ -58,6 +58,8 @@ pub struct Store {
     pub(crate) objects: Arc<dyn Objects>,
     /// Keys whose bytes were read and were not theirs, also the second time.
     damaged: Arc<Mutex<BTreeSet<String>>>,
+    /// What is below everything, for what only S3 has: permissions, and uploads that were begun.
+    pub(crate) s3: Option<Arc<S3>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -69,7 +71,7 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Over any implementation, decorated or in memory.
     pub fn over(objects: Arc<dyn Objects>) -> Self {
-        Self { objects, damaged: Arc::default() }
+        Self { objects, damaged: Arc::default(), s3: None }
     }
 
     /// The interface below.

@@ -2,7 +2,20 @@
 
 use bytes::Bytes;
 use domain::{Class, Digest};
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
+
+/// Whether a request that failed may be sent again, as far as its failure tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// It would fail again: refused credentials, no such bucket, an answer that is not S3.
+    Never,
+    /// Nobody listens there, or the name is not found: most often nobody will.
+    Nobody,
+    /// It was not carried out: overload, bytes damaged on the way. The server may say how long to wait.
+    Rejected(Option<Duration>),
+    /// It may have been carried out: no answer, a cut connection, an internal error.
+    Unknown(Option<Duration>),
+}
 
 /// What failed in the store. Facts only; `sealift` adds hints.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +64,8 @@ pub enum Error {
         store: String,
         /// What it did, in words: "does not answer", "refuses the credentials", …
         what: String,
+        /// Whether asking again may help.
+        again: Again,
         /// The cause below.
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -161,8 +176,33 @@ impl Error {
         }
     }
 
-    pub(crate) fn unavailable(store: impl Into<String>, what: impl Into<String>) -> Self {
-        Self::Unavailable { store: store.into(), what: what.into(), source: None }
+    /// An [`Error::Unavailable`] that asking again does not help against.
+    pub fn unavailable(store: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Unavailable { store: store.into(), what: what.into(), again: Again::Never, source: None }
+    }
+
+    /// An [`Error::Unavailable`] that may pass, from a store that may have done what it was asked.
+    pub(crate) fn passing(store: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Unavailable { store: store.into(), what: what.into(), again: Again::Unknown(None), source: None }
+    }
+
+    /// Whether asking again may help.
+    pub fn again(&self) -> Again {
+        match self {
+            Self::Unavailable { again, .. } => *again,
+            _ => Again::Never,
+        }
+    }
+
+    /// The same, but final: it was tried as often as it is worth.
+    pub(crate) fn given_up(mut self, tried: u32, took: Duration) -> Self {
+        if let Self::Unavailable { what, again, .. } = &mut self {
+            *again = Again::Never;
+            if tried > 1 {
+                *what = format!("{what}, {tried} times in {:.1} s", took.as_secs_f64());
+            }
+        }
+        self
     }
 
     pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {

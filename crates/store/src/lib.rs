@@ -22,11 +22,13 @@
 //! |---|---|
 //! | [`Objects`] | the small interface that every store implements and every decorator wraps |
 //! | `content`, `refs`, `lease` | [`Store`]: verified content, create-only and swapped objects, leases |
-//! | `s3` | any S3 endpoint through aws-sdk-s3 |
+//! | `s3` | any S3 endpoint through aws-sdk-s3; which permissions it needs, and whether it has them |
+//! | [`decorate`] | retries, limits, a log; what every opened store has around it |
 //! | `embedded` | our own S3 server over a directory, in this process or over TCP |
 //! | `testing` | memory, faults and the conformance suite (feature `testing`) |
 
 mod content;
+pub mod decorate;
 mod embedded;
 mod error;
 mod lease;
@@ -34,6 +36,7 @@ mod location;
 mod objects;
 mod refs;
 mod s3;
+mod settings;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -41,9 +44,10 @@ pub mod testing;
 pub use content::{Family, Store};
 pub use domain::Digest;
 pub use embedded::serve;
-pub use error::{Error, Result};
+pub use error::{Again, Error, Result};
 pub use lease::{Holder, Lease, LeaseState};
 pub use location::Location;
 pub use objects::{Body, ByteStream, Condition, Meta, Objects, Page};
 pub use refs::{Created, Swap, Versioned};
-pub use s3::{Access, Foreign, open_foreign};
+pub use s3::{Access, Foreign, Permission, Unfinished, least_policy, open_foreign};
+pub use settings::Settings;

@@ -1,8 +1,12 @@
 //! Where a store is, and opening it.
 
-use crate::{Result, Store, embedded, s3};
+use crate::{
+    Objects, Result, Settings, Store,
+    decorate::{Log, Policy, Retry},
+    embedded, s3,
+};
 use domain::secret::Secret;
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 /// Where a store is and how to talk to it: the resolved `[store]` section.
 #[derive(Debug, Clone)]
@@ -30,19 +34,33 @@ pub enum Location {
 impl Store {
     /// Opens a location. Makes the directory of an embedded store; sends nothing to a remote one.
     pub async fn open(location: &Location) -> Result<Self> {
-        let objects = match location {
-            Location::Embedded { directory } => s3::S3::embedded(embedded::Directory::open(directory)?),
+        Self::open_with(location, &Settings::default()).await
+    }
+
+    /// Opens a location, talked to in this way.
+    pub async fn open_with(location: &Location, settings: &Settings) -> Result<Self> {
+        let policy = Policy::new(settings);
+        let s3 = match location {
+            Location::Embedded { directory } => {
+                s3::S3::embedded(embedded::Directory::open(directory)?, settings, policy.clone())
+            }
             Location::S3 { bucket, prefix, endpoint, region, credentials } => {
-                s3::S3::remote(&s3::Remote {
-                    bucket,
-                    prefix,
-                    endpoint: endpoint.as_deref(),
-                    region: region.as_deref(),
-                    credentials: credentials.as_ref(),
-                })
-                .await
+                let entry = match credentials {
+                    Some((access, secret)) => s3::Entry::Keys { access, secret, token: None },
+                    None => s3::Entry::Chain { profile: None },
+                };
+                let (endpoint, region) = (endpoint.as_deref(), region.as_deref());
+                s3::S3::remote(&s3::Remote { bucket, prefix, endpoint, region, entry }, settings, policy.clone())
+                    .await?
             }
         };
-        Ok(Self::over(std::sync::Arc::new(objects)))
+        let s3 = Arc::new(s3);
+        let mut objects: Arc<dyn Objects> = s3.clone();
+        if let Some(sink) = &settings.log {
+            objects = Log::new(objects, sink.clone());
+        }
+        let mut store = Self::over(Retry::with(objects, policy));
+        store.s3 = Some(s3);
+        Ok(store)
     }
 }

@@ -10,14 +10,12 @@ use futures::{StreamExt as _, stream};
 use std::{
     collections::BTreeMap,
     ops::{Bound, Range},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
 mod conformance;
+pub use crate::decorate::{Faults, Faulty, Mode};
 pub use conformance::conformance;
 
 /// A store in memory. The entity tag depends on the content alone, as in S3.
@@ -166,151 +164,6 @@ impl Objects for Memory {
 
 fn clamp(position: u64, bytes: &Bytes) -> usize {
     usize::try_from(position).unwrap_or(usize::MAX).min(bytes.len())
-}
-
-/// How the k-th operation fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// It fails before it acts.
-    #[default]
-    Before,
-    /// It acts, and its answer is lost.
-    After,
-    /// It fails before it acts, and so does every later one: the network is cut.
-    Down,
-    /// The first byte of the body that a `get` returns is flipped. Only `get`s are counted.
-    Flip,
-    /// The body that a `get` returns ends early. Only `get`s are counted.
-    Truncate,
-}
-
-/// The shared handle to what [`Faulty`] does: tests arm it for each k, also while a second run resumes.
-#[derive(Debug, Default)]
-pub struct Faults {
-    /// Which operation fails, counted from 1; 0 is none.
-    pub fail_at: AtomicU64,
-    /// How many operations were seen since it was armed.
-    pub seen: AtomicU64,
-    mode: Mutex<Mode>,
-}
-
-impl Faults {
-    /// Unarmed.
-    pub fn new() -> Arc<Self> {
-        Arc::default()
-    }
-
-    /// Arms it: the `k`-th operation from now on (from 1) fails in this way.
-    pub fn arm(&self, k: u64, mode: Mode) {
-        *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
-        self.seen.store(0, Ordering::SeqCst);
-        self.fail_at.store(k, Ordering::SeqCst);
-    }
-
-    /// Lets everything pass from now on.
-    pub fn disarm(&self) {
-        self.fail_at.store(0, Ordering::SeqCst);
-    }
-
-    /// How many operations were seen since it was armed.
-    pub fn seen(&self) -> u64 {
-        self.seen.load(Ordering::SeqCst)
-    }
-
-    /// Whether the fault has happened. When not, the run came through clean and the campaign is over.
-    pub fn fired(&self) -> bool {
-        let at = self.fail_at.load(Ordering::SeqCst);
-        at > 0 && self.seen() >= at
-    }
-
-    fn step(&self, is_get: bool) -> Option<Mode> {
-        let mode = *self.mode.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(mode, Mode::Flip | Mode::Truncate) && !is_get {
-            return None;
-        }
-        let at = self.fail_at.load(Ordering::SeqCst);
-        let seen = self.seen.fetch_add(1, Ordering::SeqCst) + 1;
-        (at > 0 && (seen == at || (seen > at && mode == Mode::Down))).then_some(mode)
-    }
-}
-
-/// Wraps any store, counts its operations and fails the one that [`Faults`] names.
-pub struct Faulty {
-    inner: Arc<dyn Objects>,
-    faults: Arc<Faults>,
-}
-
-impl Faulty {
-    /// Wraps `inner`.
-    pub fn new(inner: Arc<dyn Objects>, faults: Arc<Faults>) -> Arc<Self> {
-        Arc::new(Self { inner, faults })
-    }
-
-    fn injected(&self) -> Error {
-        Error::unavailable(self.inner.describe(), "does not answer (injected fault)")
-    }
-
-    /// Runs one operation that is not a `get`.
-    async fn run<T>(&self, operation: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        match self.faults.step(false) {
-            Some(Mode::Before | Mode::Down) => Err(self.injected()),
-            Some(Mode::After) => {
-                operation.await?;
-                Err(self.injected())
-            }
-            _ => operation.await,
-        }
-    }
-}
-
-#[async_trait]
-impl Objects for Faulty {
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
-
-    async fn head(&self, key: &str) -> Result<Option<Meta>> {
-        self.run(self.inner.head(key)).await
-    }
-
-    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Option<(Meta, ByteStream)>> {
-        let fault = self.faults.step(true);
-        if matches!(fault, Some(Mode::Before | Mode::Down | Mode::After)) {
-            return Err(self.injected());
-        }
-        let Some((meta, body)) = self.inner.get(key, range).await? else { return Ok(None) };
-        let mut first = true;
-        let body = match fault {
-            Some(Mode::Flip) => body
-                .map(move |chunk| {
-                    let mut chunk = chunk?.to_vec();
-                    if let (true, Some(byte)) = (std::mem::take(&mut first), chunk.first_mut()) {
-                        *byte ^= 1;
-                    }
-                    Ok(Bytes::from(chunk))
-                })
-                .boxed(),
-            Some(Mode::Truncate) => body.take(1).map(|chunk| chunk.map(|chunk| chunk.slice(..chunk.len() / 2))).boxed(),
-            _ => body,
-        };
-        Ok(Some((meta, body)))
-    }
-
-    async fn put(&self, key: &str, body: Body, condition: Condition) -> Result<Meta> {
-        self.run(self.inner.put(key, body, condition)).await
-    }
-
-    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page> {
-        self.run(self.inner.list(prefix, after)).await
-    }
-
-    async fn delete(&self, key: &str) -> Result<()> {
-        self.run(self.inner.delete(key)).await
-    }
-
-    async fn settle(&self) {
-        self.inner.settle().await;
-    }
 }
 
 /// A server that ignores preconditions and answers 200, as some do.

@@ -1,19 +1,28 @@
 //! What a failed request means, in words.
 
 use crate::{
-    Condition, Error, Result,
+    Again, Condition, Error, Result,
     embedded::{DAMAGED, FULL},
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use std::error::Error as Cause;
+use aws_smithy_types::date_time::{DateTime, Format};
+use std::{
+    error::Error as Cause,
+    time::{Duration, SystemTime},
+};
 
 /// What was asked of whom.
 pub(super) struct Call<'a> {
     pub(super) store: &'a str,
     pub(super) bucket: &'a str,
     pub(super) key: &'a str,
+    /// Whether the server is in this process.
+    pub(super) local: bool,
 }
+
+/// The words for 401 and 403 that do not say which of the two it is.
+pub(super) const NOT_PERMITTED: &str = "refuses the credentials, or does not permit this to them";
 
 type Failed<E> = SdkError<E, HttpResponse>;
 
@@ -70,8 +79,8 @@ impl Call<'_> {
             }
             _ => {}
         }
-        let what = self.words(&error);
-        Error::Unavailable { store: self.store.to_owned(), what, source: Some(Box::new(error)) }
+        let (what, again) = (self.words(&error), if self.local { Again::Never } else { again(&error) });
+        Error::Unavailable { store: self.store.to_owned(), what, again, source: Some(Box::new(error)) }
     }
 
     fn words<E>(&self, error: &Failed<E>) -> String
@@ -97,7 +106,7 @@ impl Call<'_> {
             }
             (401 | 403, code) => {
                 let code = code.map_or_else(|| status.to_string(), str::to_owned);
-                format!("refuses the credentials, or does not permit this to them ({code}, {})", self.key)
+                format!("{NOT_PERMITTED} ({code}, {})", self.key)
             }
             (
                 301 | 307 | 400,
@@ -109,6 +118,51 @@ impl Call<'_> {
             (_, Some(code)) => format!("answers {status} {code} for {}: {message}", self.key),
             (_, None) => format!("answers {status} for {}, in a way that is not S3", self.key),
         }
+    }
+}
+
+/// How long the server asks to wait, in seconds or as a date.
+fn retry_after(raw: &HttpResponse) -> Option<Duration> {
+    let said = raw.headers().get("retry-after")?.trim();
+    if let Ok(seconds) = said.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = DateTime::from_str(said, Format::HttpDate).ok()?;
+    Some(SystemTime::try_from(date).ok()?.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+/// Whether a request that failed in this way may be sent again.
+fn again<E: ProvideErrorMetadata + Cause + Send + Sync + 'static>(error: &Failed<E>) -> Again {
+    let Some(raw) = error.raw_response() else {
+        let words = unreached(error);
+        return match words {
+            _ if words.starts_with("has a certificate") || words.starts_with("cannot be asked") => Again::Never,
+            _ if words.starts_with("refuses the connection") || words.starts_with("cannot be found") => Again::Nobody,
+            _ => Again::Unknown(None),
+        };
+    };
+    let after = retry_after(raw);
+    match (raw.status().as_u16(), error.code()) {
+        (429, _) => Again::Rejected(after),
+        (503, Some("SlowDown" | "SlowDownRead" | "SlowDownWrite" | "RequestLimitExceeded" | "ThrottlingException")) => {
+            Again::Rejected(after)
+        }
+        // What arrived there was not what was sent.
+        (
+            400,
+            Some(
+                "BadDigest"
+                | "XAmzContentSHA256Mismatch"
+                | "InvalidDigest"
+                | "IncompleteBody"
+                | "XAmzContentChecksumMismatch",
+            ),
+        ) => Again::Rejected(None),
+        (400, Some("RequestTimeout")) | (408, _) => Again::Unknown(after),
+        (500 | 502 | 503 | 504, _) => Again::Unknown(after),
+        // An answer that breaks off or cannot be read.
+        (200..=299, _) => Again::Unknown(None),
+        _ => Again::Never,
     }
 }
 

@@ -1,10 +1,9 @@
 //! Uploads in parts: hashed while they are read, a few parts under way at a time, and never left behind.
 
-use super::{S3, deadline, sha256};
-use crate::{Body, Condition, Digest, Error, Meta, Objects as _, Result};
+use super::{Moving, S3, sha256, time};
+use crate::{Body, Condition, Digest, Error, Meta, Objects as _, Result, Store};
 use aws_sdk_s3::{
     Client,
-    primitives::ByteStream as Sending,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
 };
 use bytes::Bytes;
@@ -15,7 +14,7 @@ use std::{
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio_util::task::TaskTracker;
 
@@ -34,6 +33,17 @@ fn part_size(length: u64) -> u64 {
     PART.max(length.div_ceil(PARTS).div_ceil(MEBIBYTE) * MEBIBYTE)
 }
 
+/// An upload in parts that was begun, and neither completed nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The key that it would make.
+    pub key: String,
+    /// Its id.
+    pub id: String,
+    /// When it was begun, by the server's clock.
+    pub begun: Option<SystemTime>,
+}
+
 /// An upload that was begun. Dropped before it was completed, it is aborted in the background.
 struct Begun {
     client: Client,
@@ -49,8 +59,19 @@ impl Begun {
         self.open = false;
         let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(&self.key).upload_id(&self.id);
         async move {
-            // When even this fails, the bucket's rule for unfinished uploads is what remains.
-            let _ = tokio::time::timeout(ABORT, abort.send()).await;
+            // A second time, since a part that was under way may have kept it alive. When even this fails,
+            // `unfinished_uploads` or the bucket's rule for them is what remains.
+            let gone = async {
+                let mut answered = 0;
+                while answered < 2 {
+                    match abort.clone().send().await {
+                        Err(error) if error.raw_response().is_some_and(|raw| raw.status().as_u16() == 404) => return,
+                        Ok(_) => answered += 1,
+                        Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(ABORT, gone).await;
         }
     }
 }
@@ -99,10 +120,12 @@ impl S3 {
             .bucket(&self.bucket)
             .key(self.key(key))
             .checksum_algorithm(ChecksumAlgorithm::Sha256);
-        let created = async { create.send().await.map_err(|error| self.call(key).failure(error)) };
-        let Some(id) = self.within(key, 0, created).await?.upload_id else {
-            return Err(Error::unavailable(&self.name, format!("began an upload of {key} without an id")));
+        let created = || async {
+            let sent = async { create.clone().send().await.map_err(|error| self.call(key).failure(error)) };
+            let output = self.watched(key, &Moving::new(0), sent).await?;
+            output.upload_id.ok_or_else(|| self.passing(format!("began an upload of {key} without an id")))
         };
+        let id = self.repeated(key, 0, created).await?;
         let mut begun = Begun {
             client: self.client.clone(),
             bucket: self.bucket.clone(),
@@ -168,10 +191,30 @@ impl S3 {
         Ok(done)
     }
 
+    /// Repeats one request of an upload, which its failure did not undo.
+    async fn repeated<T, F>(&self, key: &str, size: u64, request: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut trial = self.policy.begin(size);
+        loop {
+            match trial.attempt(|| self.name.clone(), &format!("uploading {key}"), request()).await {
+                Ok(value) => return Ok(value),
+                Err(failure) => trial.again(failure).await?,
+            }
+        }
+    }
+
     async fn send_part(&self, key: &str, id: &str, number: i32, bytes: Bytes, sum: String) -> Result<CompletedPart> {
         let size = bytes.len() as u64;
+        self.repeated(key, size, || self.try_part(key, id, number, bytes.clone(), &sum)).await
+    }
+
+    async fn try_part(&self, key: &str, id: &str, number: i32, bytes: Bytes, sum: &str) -> Result<CompletedPart> {
+        let size = bytes.len() as u64;
+        let (body, moving) = self.upload(bytes);
         let request = self
-            .bulk
+            .client
             .upload_part()
             .bucket(&self.bucket)
             .key(self.key(key))
@@ -179,15 +222,15 @@ impl S3 {
             .part_number(number)
             .content_length(i64::try_from(size).unwrap_or(i64::MAX))
             .checksum_algorithm(ChecksumAlgorithm::Sha256)
-            .checksum_sha256(&sum)
-            .body(Sending::from(bytes))
+            .checksum_sha256(sum)
+            .body(body)
             .customize()
             .disable_payload_signing();
         let sent = async { request.send().await.map_err(|error| self.call(key).failure(error)) };
-        let output = self.within(key, size, sent).await?;
+        let output = self.watched(key, &moving, sent).await?;
         let etag = self.written(key, output.e_tag, size)?.etag;
         // A server that does not know the checksum must not be asked for it again.
-        let sum = output.checksum_sha256.map(|_| sum);
+        let sum = output.checksum_sha256.map(|_| sum.to_owned());
         Ok(CompletedPart::builder().part_number(number).e_tag(etag).set_checksum_sha256(sum).build())
     }
 
@@ -200,7 +243,7 @@ impl S3 {
         condition: &Condition,
     ) -> Result<Meta> {
         let mut request = self
-            .bulk
+            .client
             .complete_multipart_upload()
             .bucket(&self.bucket)
             .key(self.key(key))
@@ -211,21 +254,86 @@ impl S3 {
             Condition::Absent => request.if_none_match("*"),
             Condition::Match(etag) => request.if_match(etag),
         };
-        let completed = tokio::time::timeout(deadline(length), request.send()).await;
-        let failure = match completed {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(self.call(key).write(error, condition)),
-            Err(_) => Some(Error::unavailable(&self.name, format!("did not finish assembling {key} in time"))),
+        let assembled = || async {
+            let sent = async { request.clone().send().await.map_err(|error| self.call(key).write(error, condition)) };
+            // Its own size is small; what it assembles is not, and it is answered only then.
+            let completed = tokio::time::timeout(self.attempt(length), sent).await;
+            let failure = match completed {
+                Ok(Ok(_)) => None,
+                Ok(Err(failure)) => Some(failure),
+                Err(_) => Some(self.passing(format!("did not finish assembling {key} in time"))),
+            };
+            match failure {
+                // Its answer may have been lost, and the upload be gone because it was completed: what is there now counts.
+                None | Some(Error::Unavailable { .. }) => match (self.head(key).await, failure) {
+                    (Ok(Some(meta)), _) if meta.size == length => Ok(meta),
+                    (_, Some(failure)) => Err(failure),
+                    (Ok(_), None) => Err(self.passing(format!("does not show {key} after its upload"))),
+                    (Err(error), None) => Err(error),
+                },
+                Some(failure) => Err(failure),
+            }
         };
-        match failure {
-            // Its answer may have been lost, and the upload be gone because it was completed: what is there now counts.
-            None | Some(Error::Unavailable { .. }) => match (self.head(key).await, failure) {
-                (Ok(Some(meta)), _) if meta.size == length => Ok(meta),
-                (_, Some(failure)) => Err(failure),
-                (Ok(_), None) => Err(Error::unavailable(&self.name, format!("does not show {key} after its upload"))),
-                (Err(error), None) => Err(error),
-            },
-            Some(failure) => Err(failure),
+        self.repeated(key, length, assembled).await
+    }
+
+    /// Uploads whose keys begin with `prefix`. Some servers (MinIO) only find those of exactly this key.
+    pub(crate) async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>> {
+        let mut all = Vec::new();
+        let (mut key_marker, mut id_marker) = (None, None);
+        loop {
+            let request = self
+                .client
+                .list_multipart_uploads()
+                .bucket(&self.bucket)
+                .prefix(self.key(prefix))
+                .set_key_marker(key_marker.clone())
+                .set_upload_id_marker(id_marker.clone());
+            let page = || async {
+                let sent = async { request.clone().send().await.map_err(|error| self.call(prefix).failure(error)) };
+                self.watched(prefix, &Moving::new(0), sent).await
+            };
+            let page = self.repeated(prefix, 0, page).await?;
+            for upload in page.uploads.unwrap_or_default() {
+                let key = upload.key.as_deref().and_then(|key| key.strip_prefix(&self.prefix));
+                if let (Some(key), Some(id)) = (key, upload.upload_id) {
+                    all.push(Unfinished { key: key.to_owned(), id, begun: time(upload.initiated) });
+                }
+            }
+            if page.is_truncated != Some(true) || page.next_key_marker.is_none() {
+                return Ok(all);
+            }
+            (key_marker, id_marker) = (page.next_key_marker, page.next_upload_id_marker);
+        }
+    }
+
+    /// Aborts an upload; one that is gone is fine.
+    pub(crate) async fn abort(&self, upload: &Unfinished) -> Result<()> {
+        let request =
+            self.client.abort_multipart_upload().bucket(&self.bucket).key(self.key(&upload.key)).upload_id(&upload.id);
+        let aborted = || async {
+            let sent = async { self.call(&upload.key).found(request.clone().send().await) };
+            self.watched(&upload.key, &Moving::new(0), sent).await
+        };
+        self.repeated(&upload.key, 0, aborted).await.map(|_| ())
+    }
+}
+
+impl Store {
+    /// Uploads in parts that were begun below a prefix and neither completed nor aborted, for example by a process that was
+    /// killed. A store without such a thing has none. Some servers (MinIO) only find those of exactly this key.
+    pub async fn unfinished_uploads(&self, prefix: &str) -> Result<Vec<Unfinished>> {
+        match &self.s3 {
+            Some(s3) => s3.unfinished(prefix).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Aborts an upload that was found by [`Store::unfinished_uploads`]. It must be nobody's who is still at work.
+    pub async fn abort_upload(&self, upload: &Unfinished) -> Result<()> {
+        match &self.s3 {
+            Some(s3) => s3.abort(upload).await,
+            None => Ok(()),
         }
     }
 }
