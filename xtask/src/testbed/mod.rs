@@ -1,18 +1,19 @@
 //! `cargo xtask testbed`: the real programs that the tests are run against.
 //!
-//! A *part* is one of them. It is provided once (Debian package, Go module or crate, at a pinned
-//! version, kept in the user's cache folder), and, if it is a server, started afresh for each run
+//! A *part* is one of them. It is provided once (Debian package, Go module, crate or Python package, at a
+//! pinned version, kept in the user's cache folder), and, if it is a server, started afresh for each run
 //! on a free loopback port with its own temporary folders. Nothing here replaces a part by a
 //! double, reuses a server that was already running, or leaves one behind: a [`Testbed`] that is
 //! dropped stops what it started, by process id.
 
 mod http;
+mod peers;
 mod prove;
 mod provide;
 mod servers;
 
 pub(crate) use provide::{Provided, provide};
-pub(crate) use servers::Testbed;
+pub(crate) use servers::{Testbed, guarded};
 
 use crate::shell::Outcome;
 use std::{path::Path, process::ExitCode};
@@ -26,12 +27,24 @@ pub(crate) enum Part {
     Registry,
     /// An S3 server that is not ours.
     Minio,
+    /// Another: objects in volumes, behind a filer.
+    Seaweedfs,
+    /// Another: objects as the files of a folder.
+    Versity,
     /// The verifier of Sigstore bundles.
     Cosign,
     /// The reader of image archives and registries.
     Skopeo,
     /// The S3 client that operators have.
     Awscli,
+    /// The S3 client that is known for its speed.
+    S5cmd,
+    /// The copier between all kinds of stores.
+    Rclone,
+    /// The backup program whose repositories are packs, as ours are.
+    Restic,
+    /// The keeper of data sets beside git, and a Python with boto3.
+    Dvc,
     /// Licences, bans and sources of our dependencies.
     CargoDeny,
     /// The evaluator of `flake.nix`.
@@ -40,19 +53,39 @@ pub(crate) enum Part {
 
 impl Part {
     /// Every part, servers first.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Docker,
         Self::Registry,
         Self::Minio,
+        Self::Seaweedfs,
+        Self::Versity,
         Self::Cosign,
         Self::Skopeo,
         Self::Awscli,
+        Self::S5cmd,
+        Self::Rclone,
+        Self::Restic,
+        Self::Dvc,
         Self::CargoDeny,
         Self::Nix,
     ];
     /// What the workspace's tests ask for by `SEALIFT_TEST_*`.
-    pub(crate) const FOR_TESTS: [Self; 6] =
-        [Self::Docker, Self::Registry, Self::Minio, Self::Cosign, Self::Skopeo, Self::Awscli];
+    pub(crate) const FOR_TESTS: [Self; 12] = [
+        Self::Docker,
+        Self::Registry,
+        Self::Minio,
+        Self::Seaweedfs,
+        Self::Versity,
+        Self::Cosign,
+        Self::Skopeo,
+        Self::Awscli,
+        Self::S5cmd,
+        Self::Rclone,
+        Self::Restic,
+        Self::Dvc,
+    ];
+    /// The S3 servers.
+    pub(crate) const BUCKETS: [Self; 3] = [Self::Minio, Self::Versity, Self::Seaweedfs];
 
     /// The name on the command line.
     pub(crate) fn name(self) -> &'static str {
@@ -60,9 +93,15 @@ impl Part {
             Self::Docker => "docker",
             Self::Registry => "registry",
             Self::Minio => "minio",
+            Self::Seaweedfs => "seaweedfs",
+            Self::Versity => "versity",
             Self::Cosign => "cosign",
             Self::Skopeo => "skopeo",
             Self::Awscli => "awscli",
+            Self::S5cmd => "s5cmd",
+            Self::Rclone => "rclone",
+            Self::Restic => "restic",
+            Self::Dvc => "dvc",
             Self::CargoDeny => "cargo-deny",
             Self::Nix => "nix",
         }

