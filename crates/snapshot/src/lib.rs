@@ -56,6 +56,7 @@
 
 mod cache;
 mod checkout;
+pub mod dvc;
 mod error;
 mod ingest;
 mod layout;
