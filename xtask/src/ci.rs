@@ -24,6 +24,13 @@ const ADVISORIES: &str = "SEALIFT_ADVISORY_DATABASE";
 /// The address in `deny.toml`.
 const ADVISORIES_ADDRESS: &str = "https://github.com/rustsec/advisory-db";
 
+/// The file to which tests of many cases append one line of what they counted; it is shown with the summary.
+const SUMMARY: &str = "SEALIFT_TEST_SUMMARY";
+/// The stores that must each have come through the suite of conformance.
+const STORES: [&str; 5] = ["memory", "embedded", "minio", "seaweedfs", "versity"];
+/// The campaigns that must each have lost nothing.
+const CAMPAIGNS: [&str; 2] = ["faults", "sigkill"];
+
 /// How a stage ended.
 enum Ended {
     Passed,
@@ -36,6 +43,8 @@ struct Run {
     /// `CI=true`: nothing may be left out.
     strict: bool,
     tests: Tests,
+    /// What the tests appended to the file [`SUMMARY`].
+    said: Vec<String>,
     parts: Vec<(Part, Outcome<Provided>)>,
     stages: Vec<(&'static str, Ended, Duration)>,
 }
@@ -64,7 +73,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<ExitCode> {
     }
     std::env::set_current_dir(workspace_root()).map_err(|cause| format!("the workspace's folder: {cause}"))?;
     let strict = std::env::var_os("CI").is_some_and(|value| value == "true");
-    let mut run = Run { strict, tests: Tests::default(), parts: Vec::new(), stages: Vec::new() };
+    let mut run = Run { strict, tests: Tests::default(), said: Vec::new(), parts: Vec::new(), stages: Vec::new() };
     for (name, stage) in STAGES {
         if !args.is_empty() && !args.iter().any(|arg| arg == name) {
             continue;
@@ -101,6 +110,9 @@ impl Run {
                 // There is nowhere to get the database from on a machine without it: said, and no more.
                 Ended::NotRun(_) => !self.strict || *name == "advisories",
             };
+        }
+        for line in &self.said {
+            println!("{line}");
         }
         for name in &self.tests.names_failed {
             println!("failed test: {name}");
@@ -238,11 +250,47 @@ fn test(run: &mut Run) -> Ended {
         Ok(testbed) => testbed,
         Err(why) => return Ended::Failed(why),
     };
+    let folder = match tempfile::tempdir() {
+        Ok(folder) => folder,
+        Err(cause) => return Ended::Failed(format!("no temporary folder: {cause}")),
+    };
+    let summary = folder.path().join("summary");
     let mut command = cargo();
-    command.args(["test", "--workspace", "--no-fail-fast"]).envs(testbed.environment());
+    command.args(["test", "--workspace", "--no-fail-fast"]).envs(testbed.environment()).env(SUMMARY, &summary);
     let outcome = stream(&mut command, &mut run.tests);
     drop(testbed);
-    ended(outcome)
+    println!("the slowest test programs:");
+    for (program, seconds) in run.tests.slowest(10) {
+        println!("{seconds:>8.1} s  {program}");
+    }
+    // No test appended anything: no file, and everything is lacking.
+    let said = std::fs::read_to_string(&summary).unwrap_or_default();
+    run.said = said.lines().map(str::to_owned).collect();
+    let lacking = lacking(&run.said);
+    for what in &lacking {
+        println!("lacking: {what}");
+    }
+    match ended(outcome) {
+        Ended::Passed if run.strict && !lacking.is_empty() => {
+            Ended::Failed(format!("the tests ended well and left out: {}", lacking.join("; ")))
+        }
+        ended => ended,
+    }
+}
+
+/// What the tests did not say that they must: each store conforms, and each campaign lost nothing.
+fn lacking(said: &[String]) -> Vec<String> {
+    let lines = |beginning: String| said.iter().filter(move |line| line.starts_with(&beginning));
+    let stores = STORES.iter().filter_map(|store| {
+        let none = lines(format!("conformance: {store}: ")).next().is_none();
+        none.then(|| format!("conformance of the store {store}"))
+    });
+    let campaigns = CAMPAIGNS.iter().filter_map(|campaign| {
+        let mut found = lines(format!("campaign: {campaign}: ")).peekable();
+        let good = found.peek().is_some() && found.all(|line| line.contains(", 0 lost"));
+        (!good).then(|| format!("the campaign {campaign} with nothing lost"))
+    });
+    stores.chain(campaigns).collect()
 }
 
 fn example(run: &mut Run) -> Ended {
@@ -261,13 +309,17 @@ fn ended(outcome: Outcome<String>) -> Ended {
 // Counting ----------------------------------------------------------------------------------------------------------
 
 /// The sum of the `test result:` lines.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Tests {
     passed: u64,
     failed: u64,
     ignored: u64,
     names_failed: Vec<String>,
     names_ignored: Vec<String>,
+    /// The test program that runs now.
+    program: String,
+    /// Each that ended, with its seconds.
+    programs: Vec<(String, f64)>,
 }
 
 impl Tests {
@@ -281,6 +333,15 @@ impl Tests {
             self.passed += count("passed");
             self.failed += count("failed");
             self.ignored += count("ignored");
+            let seconds = counts.rsplit_once("finished in ").and_then(|(_, time)| time.strip_suffix('s')?.parse().ok());
+            self.programs.push((std::mem::take(&mut self.program), seconds.unwrap_or_default()));
+        } else if let Some((source, file)) =
+            line.trim_start().strip_prefix("Running ").and_then(|run| run.split_once(" ("))
+        {
+            let file = file.rsplit('/').next().unwrap_or_default();
+            self.program = format!("{} ({source})", file.rsplit_once('-').map_or(file, |(name, _)| name));
+        } else if let Some(package) = line.trim_start().strip_prefix("Doc-tests ") {
+            self.program = format!("{package} (documentation)");
         } else if let Some((name, verdict)) = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... ")) {
             if verdict == "FAILED" {
                 self.names_failed.push(name.to_owned());
@@ -291,25 +352,35 @@ impl Tests {
     }
 }
 
+impl Tests {
+    /// The `count` test programs that took longest, the longest first.
+    fn slowest(&self, count: usize) -> Vec<(&str, f64)> {
+        let mut all: Vec<_> = self.programs.iter().map(|(name, seconds)| (name.as_str(), *seconds)).collect();
+        all.sort_by(|one, other| other.1.total_cmp(&one.1));
+        all.truncate(count);
+        all
+    }
+}
+
 /// Runs `command` with its output shown as it comes and counted; a failure carries the output's end.
 fn stream(command: &mut Command, tests: &mut Tests) -> Outcome<String> {
     let shown = show(command);
     println!("{shown}");
     let failed_before = tests.failed;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|cause| format!("{shown} did not start: {cause}"))?;
+    let named = |cause: std::io::Error| format!("the output of {shown}: {cause}");
+    // One pipe for both: cargo names a test program on one stream, and the program says its result on the other.
+    let (output, input) = std::io::pipe().map_err(named)?;
+    let errors = input.try_clone().map_err(named)?;
+    let spawned = command.env("CARGO_TERM_COLOR", "never").stdin(Stdio::null()).stdout(input).stderr(errors).spawn();
+    // The command keeps its ends of the pipe, which would never end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = spawned.map_err(|cause| format!("{shown} did not start: {cause}"))?;
     let mut end = End::default();
-    if let Some(output) = child.stdout.take() {
-        for line in BufReader::new(output).split(b'\n') {
-            let line = line.map_err(|cause| format!("the output of {shown}: {cause}"))?;
-            let line = String::from_utf8_lossy(&line).into_owned();
-            println!("{line}");
-            tests.read(&line);
-            end.read(line);
-        }
+    for line in BufReader::new(output).split(b'\n') {
+        let line = String::from_utf8_lossy(&line.map_err(named)?).into_owned();
+        println!("{line}");
+        tests.read(&line);
+        end.read(line);
     }
     let status = child.wait().map_err(|cause| format!("{shown}: {cause}"))?;
     if status.success() {
@@ -373,6 +444,34 @@ mod tests {
         assert_eq!((tests.passed, tests.failed, tests.ignored), (41, 1, 1));
         assert_eq!(tests.names_failed, ["config::fails"]);
         assert_eq!(tests.names_ignored, ["slow - ignored"]);
+    }
+
+    #[test]
+    fn the_slowest_programs_are_named() {
+        let mut tests = Tests::default();
+        for line in [
+            "     Running unittests src/lib.rs (target/debug/deps/domain-0123456789abcdef)",
+            "test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.30s",
+            "     Running tests/faults.rs (target/debug/deps/faults-0123456789abcdef)",
+            "test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 12.30s",
+            "   Doc-tests domain",
+            "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s",
+        ] {
+            tests.read(line);
+        }
+        assert_eq!(tests.slowest(2), [("faults (tests/faults.rs)", 12.3), ("domain (documentation)", 1.0)]);
+    }
+
+    #[test]
+    fn a_store_that_was_not_tried_and_a_campaign_that_lost_are_lacking() {
+        let mut said: Vec<String> = STORES.map(|store| format!("conformance: {store}: 40 checks passed in 2 s")).into();
+        said.push("campaign: faults: 90 tried, 90 survived, 0 lost, seed 7".to_owned());
+        said.push("campaign: sigkill: push 100, pull 100 survived, 0 lost, seed 7".to_owned());
+        assert_eq!(lacking(&said), Vec::<String>::new());
+        said[6] = "campaign: sigkill: push 100, pull 99 survived, 10 lost, seed 7".to_owned();
+        said.remove(2);
+        assert_eq!(lacking(&said), ["conformance of the store minio", "the campaign sigkill with nothing lost"]);
+        assert_eq!(lacking(&[]).len(), STORES.len() + CAMPAIGNS.len());
     }
 
     #[test]
