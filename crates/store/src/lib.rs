@@ -43,7 +43,7 @@ pub mod testing;
 
 pub use content::{Family, Store};
 pub use domain::Digest;
-pub use embedded::serve;
+pub use embedded::{Limits, serve, serve_within};
 pub use error::{Again, Error, Result};
 pub use lease::{Holder, Lease, LeaseState};
 pub use location::Location;

@@ -13,25 +13,94 @@ use std::{
     io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 const FORMAT: &str = "sealift-store 1\n";
 const STRIPES: usize = 64;
 /// Unfinished uploads older than this are cleared.
 const ABANDONED: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a request usually waits for others that write the same key.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How a file is made durable: a place for tests to let it fail.
+type Sync = fn(&File) -> std::io::Result<()>;
 
 /// A store's directory, opened once a process.
 #[derive(Debug)]
 pub(crate) struct Directory {
     root: PathBuf,
-    /// The lock files, opened when first needed. The mutex excludes the threads of this process, whom flock would not.
-    stripes: Vec<Mutex<Option<File>>>,
+    stripes: Vec<Stripe>,
     session: Mutex<Option<Session>>,
     next: AtomicU64,
+    patience: Duration,
+    sync: Sync,
+}
+
+/// One lock of many keys: the flag excludes the threads of this process, whom flock would not, and flock other processes.
+#[derive(Debug, Default)]
+struct Stripe {
+    taken: Mutex<bool>,
+    freed: Condvar,
+    /// The lock file, opened when first needed.
+    file: Mutex<Option<Arc<File>>>,
+}
+
+impl Stripe {
+    fn file(&self, path: &Path) -> S3Result<Arc<File>> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &*file {
+            return Ok(file.clone());
+        }
+        let opened = Arc::new(lock_file(path).map_err(failed("create", path))?);
+        Ok(file.insert(opened).clone())
+    }
+
+    /// Takes the lock, or says that it is busy for too long.
+    fn take(&self, path: &Path, patience: Duration) -> S3Result<Taken<'_>> {
+        let deadline = Instant::now() + patience;
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.freed.wait_timeout_while(taken, patience, |taken| *taken);
+        let (mut taken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() {
+            return Err(busy());
+        }
+        *taken = true;
+        drop(taken);
+        let mut held = Taken { stripe: self, file: None };
+        let file = self.file(path)?;
+        lock_until(&file, path, deadline)?;
+        held.file = Some(file);
+        Ok(held)
+    }
+}
+
+/// A stripe that is held; free again when this goes.
+struct Taken<'a> {
+    stripe: &'a Stripe,
+    file: Option<Arc<File>>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take()
+            && flock(&file, FlockOperation::Unlock).is_err()
+        {
+            // Closing it unlocks it too; the next one opens it anew.
+            *self.stripe.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        *self.stripe.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.stripe.freed.notify_one();
+    }
+}
+
+fn busy() -> s3s::S3Error {
+    s3_error!(
+        ServiceUnavailable,
+        "Others are writing this key, or one of its neighbours, for too long. Please try again."
+    )
 }
 
 /// Where this process writes; removed when it ends, or by another process when it was killed.
@@ -76,9 +145,15 @@ pub(super) struct Temporary {
     pub(super) path: PathBuf,
     pub(super) file: File,
     placed: bool,
+    sync: Sync,
 }
 
 impl Temporary {
+    /// Puts what was written on the disk. A failure is final: the kernel says it once, and forgets what it could not write.
+    pub(super) fn sync(&self) -> S3Result<()> {
+        (self.sync)(&self.file).map_err(failed("fsync", &self.path))
+    }
+
     /// It has another name now.
     pub(super) fn placed(&mut self) {
         self.placed = true;
@@ -104,6 +179,15 @@ pub(super) fn sync_directory(path: &Path) -> S3Result<()> {
 impl Directory {
     /// Opens the directory of a store, or makes it with its default bucket.
     pub(crate) fn open(root: &Path) -> Result<Arc<Self>> {
+        Self::open_within(root, PATIENCE)
+    }
+
+    /// [`Self::open`], with the time that a request waits for others that write the same key.
+    pub(super) fn open_within(root: &Path, patience: Duration) -> Result<Arc<Self>> {
+        Self::build(root, patience, File::sync_data)
+    }
+
+    fn build(root: &Path, patience: Duration, sync: Sync) -> Result<Arc<Self>> {
         let marker = root.join("format");
         match fs::read_to_string(&marker) {
             Ok(found) if found == FORMAT => {}
@@ -114,8 +198,9 @@ impl Directory {
             Err(error) if error.kind() == ErrorKind::NotFound => Self::make(root, &marker)?,
             Err(error) => return Err(Error::file("read", &marker)(error)),
         }
-        let stripes = (0..STRIPES).map(|_| Mutex::new(None)).collect();
-        Ok(Arc::new(Self { root: root.to_owned(), stripes, session: Mutex::new(None), next: AtomicU64::new(0) }))
+        let stripes = (0..STRIPES).map(|_| Stripe::default()).collect();
+        let (root, session, next) = (root.to_owned(), Mutex::new(None), AtomicU64::new(0));
+        Ok(Arc::new(Self { root, stripes, session, next, patience, sync }))
     }
 
     /// The marker gets its name when everything that it promises is durable, and is durable itself afterwards.
@@ -199,7 +284,18 @@ impl Directory {
         let session = self.session()?;
         let path = session.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         let file = OpenOptions::new().create_new(true).read(true).write(true).open(&path);
-        Ok(Temporary { file: file.map_err(failed("create", &path))?, path, placed: false })
+        Ok(Temporary { file: file.map_err(failed("create", &path))?, path, placed: false, sync: self.sync })
+    }
+
+    /// A name for a directory of this process's session. What is moved there is gone for others at once, and removed when this
+    /// process ends at the latest; what is made there can get its place in one step.
+    pub(super) fn aside(&self) -> S3Result<PathBuf> {
+        Ok(self.session()?.join(format!("d{}", self.next.fetch_add(1, Ordering::Relaxed))))
+    }
+
+    /// Clears what dead processes left, and begins a session of this one.
+    pub(super) fn begin(&self) -> S3Result<()> {
+        self.session().map(drop)
     }
 
     fn session(&self) -> S3Result<PathBuf> {
@@ -213,13 +309,13 @@ impl Directory {
         }
         let door_path = self.root.join("locks/sessions");
         let door = lock_file(&door_path).map_err(failed("create", &door_path))?;
-        lock(&door, &door_path)?;
+        lock_until(&door, &door_path, Instant::now() + self.patience)?;
         self.clear_dead()?;
         let path = self.root.join("tmp").join(uuid::Uuid::new_v4().to_string());
         fs::create_dir(&path).map_err(failed("create", &path))?;
         let held_path = path.join("lock");
         let held = lock_file(&held_path).map_err(failed("create", &held_path))?;
-        lock(&held, &held_path)?;
+        lock_until(&held, &held_path, Instant::now() + self.patience)?;
         *session = Some(Session { path: path.clone(), _lock: held });
         Ok(path)
     }
@@ -241,7 +337,9 @@ impl Directory {
         let uploads = self.root.join("uploads");
         for entry in fs::read_dir(&uploads).map_err(failed("list", &uploads))?.flatten() {
             let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
-            if age.is_some_and(|age| age > ABANDONED) {
+            // An upload gets its place together with its description, and loses both together: one without is a leftover.
+            let gone = matches!(entry.path().join("meta.json").try_exists(), Ok(false));
+            if gone || age.is_some_and(|age| age > ABANDONED) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
@@ -255,20 +353,17 @@ impl Directory {
     /// Holds the lock of a key's stripe while `work` runs, against the threads of all processes.
     pub(super) fn locked<T>(&self, bucket: &str, key: &str, work: impl FnOnce() -> S3Result<T>) -> S3Result<T> {
         let stripe = stripe(bucket, key);
-        let mut guard: MutexGuard<'_, Option<File>> =
-            self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.root.join("locks").join(format!("{stripe:02x}"));
-        if guard.is_none() {
-            *guard = Some(lock_file(&path).map_err(failed("create", &path))?);
-        }
-        let Some(file) = &*guard else { return Err(s3_error!(InternalError)) };
-        lock(file, &path)?;
+        let held = self.stripes[stripe].take(&path, self.patience)?;
         let result = work();
-        flock(file, FlockOperation::Unlock).map_err(|error| failed("unlock", &path)(error.into()))?;
+        drop(held);
         result
     }
 
     /// Makes a finished record the object, if the preconditions hold. It must be fsynced already.
+    ///
+    /// The directory is fsynced when the lock is free again, so that others who wait for it share that fsync; nobody is told of
+    /// the new object, nor refused because of it, before it is durable.
     pub(super) fn commit(
         &self,
         bucket: &str,
@@ -277,26 +372,35 @@ impl Directory {
         conditions: &Preconditions,
     ) -> S3Result<()> {
         let target = self.bucket(bucket).join(path_of(key));
-        self.locked(bucket, key, || {
+        let (parent, result) = self.locked(bucket, key, || {
             if conditions.if_match.is_some() || conditions.if_none_match.is_some() {
-                conditions.check(record::open(&target)?.map(|opened| opened.record).as_ref())?;
+                let result = conditions.check(record::open(&target)?.map(|opened| opened.record).as_ref());
+                if result.is_err() {
+                    return Ok((open_parent(&target), result));
+                }
             }
-            self.place(bucket, &mut new, &target)
-        })
+            self.place(bucket, &mut new, &target).map(|parent| (Some(parent), Ok(())))
+        })?;
+        if let Some((parent, path)) = parent {
+            (self.sync)(&parent).map_err(failed("fsync", &path))?;
+        }
+        result
     }
 
-    fn place(&self, bucket: &str, new: &mut Temporary, target: &Path) -> S3Result<()> {
+    /// Renames; the directory that is to be fsynced then.
+    fn place(&self, bucket: &str, new: &mut Temporary, target: &Path) -> S3Result<(File, PathBuf)> {
         let parent = target.parent().unwrap_or(target);
         // A delete may remove the directory that we just made, because it is empty; then it is made again.
         for _ in 0..100 {
             match fs::rename(&new.path, target) {
                 Ok(()) => {
                     new.placed = true;
-                    return sync_directory(parent);
+                    // It holds the object, so that it is there as long as the key is locked.
+                    return Ok((File::open(parent).map_err(failed("open", parent))?, parent.to_owned()));
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     self.bucket_exists(bucket)?;
-                    make_directories(&self.bucket(bucket), parent)?;
+                    self.make_directories(&self.bucket(bucket), parent)?;
                 }
                 Err(error) => return Err(failed("write", target)(error)),
             }
@@ -304,17 +408,40 @@ impl Directory {
         Err(s3_error!(OperationAborted))
     }
 
+    /// Makes the directories from `bucket` down to `path`, durably.
+    fn make_directories(&self, bucket: &Path, path: &Path) -> S3Result<()> {
+        let Ok(below) = path.strip_prefix(bucket) else { return Ok(()) };
+        let mut at = bucket.to_owned();
+        for part in below {
+            let parent = at.clone();
+            at.push(part);
+            match fs::create_dir(&at) {
+                Ok(()) => {
+                    let opened = File::open(&parent).map_err(failed("open", &parent))?;
+                    (self.sync)(&opened).map_err(failed("fsync", &parent))?;
+                }
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                // A delete removed the empty parent meanwhile: the caller begins again.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(failed("create", &at)(error)),
+            }
+        }
+        Ok(())
+    }
+
     /// Removes an object; absent is fine.
     pub(super) fn remove(&self, bucket: &str, key: &str, conditions: &Preconditions) -> S3Result<()> {
         self.bucket_exists(bucket)?;
         let target = self.bucket(bucket).join(path_of(key));
-        self.locked(bucket, key, || {
+        let removed = self.locked(bucket, key, || {
             if conditions.if_match.is_some() {
                 conditions.check(record::open(&target)?.map(|opened| opened.record).as_ref())?;
             }
             match fs::remove_file(&target) {
                 Ok(()) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    return Ok(None);
+                }
                 Err(error) => return Err(failed("remove", &target)(error)),
             }
             let bucket = self.bucket(bucket);
@@ -325,13 +452,25 @@ impl Directory {
                 }
                 parent = path.parent();
             }
-            parent.map_or(Ok(()), |path| match sync_directory(path) {
-                // Another delete was quicker with the empty directory.
-                Err(_) if !path.exists() => Ok(()),
-                result => result,
-            })
-        })
+            let Some(parent) = parent else { return Ok(None) };
+            match File::open(parent) {
+                Ok(opened) => Ok(Some((opened, parent.to_owned()))),
+                // Another delete was quicker with the empty directory, and makes that durable.
+                Err(_) if !parent.exists() => Ok(None),
+                Err(error) => Err(failed("open", parent)(error)),
+            }
+        })?;
+        match removed {
+            Some((parent, path)) => (self.sync)(&parent).map_err(failed("fsync", &path)),
+            None => Ok(()),
+        }
     }
+}
+
+/// The directory of a path, for an fsync. `None` when it is gone.
+fn open_parent(path: &Path) -> Option<(File, PathBuf)> {
+    let parent = path.parent()?;
+    Some((File::open(parent).ok()?, parent.to_owned()))
 }
 
 /// Every process on a directory must agree on it, whatever its version: FNV-1a, fixed for ever.
@@ -342,32 +481,21 @@ fn stripe(bucket: &str, key: &str) -> usize {
     usize::try_from((hash >> 32) % STRIPES as u64).unwrap_or(0)
 }
 
-fn lock(file: &File, path: &Path) -> S3Result<()> {
+/// Locks a file against other processes, until a moment. They hold it for so short a time that asking again is waiting enough.
+fn lock_until(file: &File, path: &Path, deadline: Instant) -> S3Result<()> {
+    let mut pause = Duration::from_micros(50);
     loop {
-        match flock(file, FlockOperation::LockExclusive) {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() >= deadline => return Err(busy()),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(5));
+            }
             Err(error) => return Err(failed("lock", path)(error.into())),
         }
     }
-}
-
-/// Makes the directories from `bucket` down to `path`, durably.
-fn make_directories(bucket: &Path, path: &Path) -> S3Result<()> {
-    let Ok(below) = path.strip_prefix(bucket) else { return Ok(()) };
-    let mut at = bucket.to_owned();
-    for part in below {
-        let parent = at.clone();
-        at.push(part);
-        match fs::create_dir(&at) {
-            Ok(()) => sync_directory(&parent)?,
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            // A delete removed the empty parent meanwhile: the caller begins again.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(failed("create", &at)(error)),
-        }
-    }
-    Ok(())
 }
 
 fn remove_empty(path: &Path) -> std::io::Result<()> {

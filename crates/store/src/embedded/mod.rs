@@ -29,7 +29,8 @@
 //!   fsynced, renamed, and its directory fsynced. A kill at any moment leaves the old object or the new one.
 //! - No listing names a temporary or an unfinished upload: only files that end in `@` below `buckets` are objects.
 //! - No precondition is checked outside of the lock that its commit is made under, across threads and processes.
-//! - No temporary of a living process is removed: its session is flocked. Those of dead ones go when another process first writes.
+//! - No temporary of a living process is removed: its session is flocked. Those of dead ones go when
+//!   another process begins to serve or first writes.
 //! - No object of a wrong shape is served: it is answered with `XSealiftDamaged`.
 //!
 //! Not built: versions, ACLs, tags, encryption, lifecycle; and no request is limited in rate.
@@ -39,6 +40,7 @@ mod checksums;
 mod connector;
 mod directory;
 mod front;
+mod limits;
 mod listing;
 mod names;
 mod protocol;
@@ -49,8 +51,9 @@ mod uploads;
 
 pub(crate) use connector::InProcess;
 pub(crate) use directory::Directory;
+pub use limits::Limits;
 pub(crate) use protocol::service;
-pub use serve::serve;
+pub use serve::{serve, serve_within};
 
 /// The bucket of an embedded store.
 pub(crate) const BUCKET: &str = "sealift";

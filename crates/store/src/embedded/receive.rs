@@ -7,19 +7,27 @@ use super::{
     record::Record,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures::StreamExt as _;
 use md5::{Digest as _, Md5};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use s3s::{
     S3Error, S3ErrorCode, S3Result, TrailingHeaders,
     checksum::ChecksumHasher,
     dto::{Checksum, StreamingBlob},
     s3_error,
 };
-use std::{collections::BTreeMap, io::Write as _, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, IoSlice, Write as _},
+    sync::Arc,
+};
+use tokio::task::JoinHandle;
 
 /// Bodies up to this size are written in one go, by one blocking call.
 const BUFFER: usize = 1024 * 1024;
+/// Where memory must begin that is written past the page cache.
+const ALIGNED: usize = 4096;
 
 /// The checksum algorithms of S3, by the names they have in headers.
 pub(super) const ALGORITHMS: [&str; 5] = ["crc32", "crc32c", "crc64nvme", "sha1", "sha256"];
@@ -106,22 +114,83 @@ pub(super) fn by_name(sums: Checksum) -> BTreeMap<String, String> {
     ALGORITHMS.iter().zip(all).filter_map(|(name, sum)| Some(((*name).to_owned(), sum?))).collect()
 }
 
+/// Memory for a piece of a large body, which begins where the kernel can write it past the page cache.
+struct Block {
+    memory: Vec<u8>,
+    begin: usize,
+    filled: usize,
+}
+
+impl Block {
+    fn new() -> Self {
+        let memory = vec![0; BUFFER + ALIGNED];
+        let begin = memory.as_ptr().align_offset(ALIGNED).min(ALIGNED);
+        Self { memory, begin, filled: 0 }
+    }
+
+    /// Takes as much of the bytes as there is room for.
+    fn fill(&mut self, bytes: &mut Bytes) {
+        let took = bytes.len().min(BUFFER - self.filled);
+        let at = self.begin + self.filled;
+        self.memory[at..at + took].copy_from_slice(&bytes[..took]);
+        self.filled += took;
+        bytes.advance(took);
+    }
+
+    fn is_full(&self) -> bool {
+        self.filled == BUFFER
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.begin..self.begin + self.filled]
+    }
+}
+
 /// What has arrived and was hashed.
 struct Sink {
     temporary: Temporary,
     md5: Md5,
     sums: ChecksumHasher,
     size: u64,
+    /// Whether the file is written past the page cache: a large body is only in the way there, and its fsync would wait for
+    /// all of it in the end.
+    direct: bool,
 }
 
 impl Sink {
     fn new(directory: &Directory, sums: ChecksumHasher) -> S3Result<Self> {
-        Ok(Self { temporary: directory.temporary()?, md5: Md5::new(), sums, size: 0 })
+        Ok(Self { temporary: directory.temporary()?, md5: Md5::new(), sums, size: 0, direct: false })
     }
 
-    fn absorb(&mut self, bytes: &[u8]) -> S3Result<()> {
-        self.hash(bytes);
-        self.temporary.file.write_all(bytes).map_err(failed("write", &self.temporary.path))
+    /// Whether the file could be switched. Not all file systems can write past the page cache.
+    fn set_direct(&mut self, direct: bool) -> bool {
+        let flags = fcntl_getfl(&self.temporary.file).map(|flags| flags - OFlags::DIRECT);
+        let wanted = if direct { OFlags::DIRECT } else { OFlags::empty() };
+        let switched = flags.and_then(|flags| fcntl_setfl(&self.temporary.file, flags | wanted)).is_ok();
+        if switched {
+            self.direct = direct;
+        }
+        switched
+    }
+
+    /// Hashes and writes a whole piece.
+    fn absorb(&mut self, piece: &Block) -> S3Result<()> {
+        if self.size == 0 {
+            self.set_direct(true);
+        }
+        self.hash(piece.bytes());
+        let mut left = piece.bytes();
+        while !left.is_empty() {
+            match (&self.temporary.file).write(left) {
+                Ok(0) => return Err(failed("write", &self.temporary.path)(ErrorKind::WriteZero.into())),
+                Ok(written) => left = &left[written..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Its blocks are larger than we think, or the last write ended inside of one.
+                Err(error) if error.kind() == ErrorKind::InvalidInput && self.direct && self.set_direct(false) => {}
+                Err(error) => return Err(failed("write", &self.temporary.path)(error)),
+            }
+        }
+        Ok(())
     }
 
     fn hash(&mut self, bytes: &[u8]) {
@@ -131,10 +200,14 @@ impl Sink {
     }
 
     /// Verifies, and makes the file a record that is on the disk.
-    fn finish(mut self, rest: Bytes, claims: &Claims, mut record: Record) -> S3Result<Received> {
-        self.hash(&rest);
+    fn finish(mut self, rest: &[u8], claims: &Claims, mut record: Record) -> S3Result<Received> {
+        self.hash(rest);
         if claims.length.is_some_and(|length| length != self.size) {
             return Err(s3_error!(IncompleteBody));
+        }
+        // The end has any length, which only the page cache can write.
+        if self.direct && !self.set_direct(false) {
+            return Err(s3_error!(InternalError, "a file cannot be switched back to the page cache"));
         }
         let md5: [u8; 16] = self.md5.finalize().into();
         if let Some(claimed) = &claims.md5 {
@@ -156,12 +229,25 @@ impl Sink {
         (record.etag, record.checksums) = (hex::encode(md5), sums);
         record.touch();
         let temporary = self.temporary;
-        let mut end = BytesMut::from(rest);
-        end.extend_from_slice(&record.tail(self.size));
-        (&temporary.file).write_all(&end).map_err(failed("write", &temporary.path))?;
-        temporary.file.sync_data().map_err(failed("fsync", &temporary.path))?;
+        let tail = record.tail(self.size);
+        write_all(&temporary, &mut [IoSlice::new(rest), IoSlice::new(&tail)])?;
+        temporary.sync()?;
         Ok(Received { temporary, record, size: self.size })
     }
+}
+
+/// Writes all of the slices, in one call where that suffices.
+fn write_all(temporary: &Temporary, mut slices: &mut [IoSlice<'_>]) -> S3Result<()> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match (&temporary.file).write_vectored(slices) {
+            Ok(0) => return Err(failed("write", &temporary.path)(ErrorKind::WriteZero.into())),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed("write", &temporary.path)(error)),
+        }
+    }
+    Ok(())
 }
 
 /// A verified record that is not yet an object.
@@ -180,43 +266,92 @@ pub(super) async fn receive<T: Send + 'static>(
     record: Record,
     commit: impl FnOnce(&Directory, Received) -> S3Result<T> + Send + 'static,
 ) -> S3Result<T> {
-    let mut buffer = BytesMut::new();
-    let mut sink = None;
-    if let Some(mut body) = body {
-        while let Some(chunk) = body.next().await {
-            buffer.extend_from_slice(&chunk.map_err(broken)?);
-            if buffer.len() < BUFFER {
-                continue;
-            }
-            let full = buffer.split().freeze();
-            let begun = match sink.take() {
-                Some(sink) => sink,
-                None => {
-                    let directory = directory.clone();
-                    let sums = claims.hasher();
-                    blocking(move || Sink::new(&directory, sums)).await?
-                }
-            };
-            sink = Some(
-                blocking(move || {
-                    let mut sink = begun;
-                    sink.absorb(&full)?;
-                    Ok(sink)
-                })
-                .await?,
-            );
-        }
-    }
+    let large = claims.length.is_none_or(|length| length > BUFFER as u64);
+    let (sink, rest) = match body {
+        Some(body) if large => receive_large(&directory, body, &claims).await?,
+        Some(body) => (None, Rest::Small(receive_small(body, &claims).await?)),
+        None => (None, Rest::Small(Bytes::new())),
+    };
     claims.read_trailers()?;
-    let rest = buffer.freeze();
     blocking(move || {
         let sink = match sink {
             Some(sink) => sink,
             None => Sink::new(&directory, claims.hasher())?,
         };
-        commit(&directory, sink.finish(rest, &claims, record)?)
+        let received = match &rest {
+            Rest::Small(bytes) => sink.finish(bytes, &claims, record)?,
+            Rest::Large(piece) => sink.finish(piece.bytes(), &claims, record)?,
+        };
+        commit(&directory, received)
     })
     .await
+}
+
+/// What is not yet in the file when the body has ended.
+enum Rest {
+    Small(Bytes),
+    Large(Block),
+}
+
+/// Collects a body that was announced to be small; one that comes in one chunk is not copied.
+async fn receive_small(mut body: StreamingBlob, claims: &Claims) -> S3Result<Bytes> {
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(broken)?;
+        if first.is_empty() && all.is_empty() {
+            first = chunk;
+            continue;
+        }
+        all.extend_from_slice(&std::mem::take(&mut first));
+        all.extend_from_slice(&chunk);
+        if claims.length.is_some_and(|length| all.len() as u64 > length) {
+            return Err(s3_error!(IncompleteBody));
+        }
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+/// Hashes and writes one piece while the next one arrives.
+async fn receive_large(
+    directory: &Arc<Directory>,
+    mut body: StreamingBlob,
+    claims: &Claims,
+) -> S3Result<(Option<Sink>, Rest)> {
+    let mut filling = Block::new();
+    let mut writing: Option<JoinHandle<S3Result<(Sink, Block)>>> = None;
+    while let Some(chunk) = body.next().await {
+        let mut chunk = chunk.map_err(broken)?;
+        while !chunk.is_empty() {
+            filling.fill(&mut chunk);
+            if !filling.is_full() {
+                continue;
+            }
+            let (sink, mut spare) = match writing.take() {
+                Some(written) => {
+                    let (sink, spare) = written.await.map_err(S3Error::internal_error)??;
+                    (Some(sink), spare)
+                }
+                None => (None, Block::new()),
+            };
+            spare.filled = 0;
+            let full = std::mem::replace(&mut filling, spare);
+            let (directory, sums) = (directory.clone(), sink.is_none().then(|| claims.hasher()));
+            writing = Some(tokio::task::spawn_blocking(move || {
+                let mut sink = match sink {
+                    Some(sink) => sink,
+                    None => Sink::new(&directory, sums.unwrap_or_default())?,
+                };
+                sink.absorb(&full)?;
+                Ok((sink, full))
+            }));
+        }
+    }
+    let sink = match writing {
+        Some(written) => Some(written.await.map_err(S3Error::internal_error)??.0),
+        None => None,
+    };
+    Ok((sink, Rest::Large(filling)))
 }
 
 /// A body that did not arrive whole, or whose signature is wrong.

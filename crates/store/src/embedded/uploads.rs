@@ -102,9 +102,11 @@ pub(super) fn begin(directory: &Directory, mut upload: Upload) -> S3Result<Strin
     let mut new = directory.temporary()?;
     let json = serde_json::to_vec(&upload).map_err(S3Error::internal_error)?;
     new.file.write_all(&json).map_err(failed("write", &new.path))?;
-    let path = path_of(directory, &id)?;
-    fs::create_dir(&path).map_err(failed("create", &path))?;
-    fs::rename(&new.path, path.join("meta.json")).map_err(failed("write", &path))?;
+    let (path, aside) = (path_of(directory, &id)?, directory.aside()?);
+    fs::create_dir(&aside).map_err(failed("create", &aside))?;
+    // It gets its place with everything that belongs to it, or not at all.
+    fs::rename(&new.path, aside.join("meta.json")).map_err(failed("write", &aside))?;
+    fs::rename(&aside, &path).map_err(failed("create", &path))?;
     Ok(id)
 }
 
@@ -225,14 +227,21 @@ pub(super) fn parts(directory: &Directory, id: &str) -> S3Result<Vec<PartInfo>> 
 
 /// Removes an upload.
 pub(super) fn abort(directory: &Directory, id: &str) -> S3Result<()> {
-    let path = path_of(directory, id)?;
-    match fs::remove_dir_all(&path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(s3_error!(NoSuchUpload)),
-        // A part that arrives in this moment; the client may ask again.
-        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Err(s3_error!(OperationAborted)),
-        Err(error) => Err(failed("remove", &path)(error)),
+    if remove(directory, id)? { Ok(()) } else { Err(s3_error!(NoSuchUpload)) }
+}
+
+/// Removes the directory of an upload in one step, so that no kill leaves an upload without its parts. False when it is gone.
+fn remove(directory: &Directory, id: &str) -> S3Result<bool> {
+    let (path, aside) = (path_of(directory, id)?, directory.aside()?);
+    match fs::rename(&path, &aside) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed("remove", &path)(error)),
     }
+    // What cannot be removed now is removed with the session.
+    let _ = fs::remove_dir_all(&aside);
+    sync_directory(&directory.uploads())?;
+    Ok(true)
 }
 
 /// Assembles the listed parts into the object. Nothing of the old object changes before the last check has passed.
@@ -267,12 +276,10 @@ pub(super) fn complete(
     whole_sums_hold(&new, total, &claims, &mut record)?;
     let tail = record.tail(total);
     new.file.write_all_at(&tail, total).map_err(failed("write", &new.path))?;
-    new.file.sync_data().map_err(failed("fsync", &new.path))?;
+    new.sync()?;
     directory.commit(&upload.bucket, &upload.key, new, conditions)?;
-    let path = path_of(directory, &upload.id)?;
-    // The object is committed; a leftover of the upload is cleared later.
-    let _ = fs::remove_dir_all(&path);
-    sync_directory(&directory.uploads())?;
+    // The object is committed: an upload that stays is one that its client, or time, aborts.
+    let _ = remove(directory, &upload.id);
     Ok(record)
 }
 
