@@ -25,8 +25,16 @@ const STRIPES: usize = 64;
 const ABANDONED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a request usually waits for others that write the same key.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// How a file is made durable: a place for tests to let it fail.
-type Sync = fn(&File) -> std::io::Result<()>;
+
+/// How files and directories are made durable: a place for tests to let it fail.
+#[derive(Debug, Clone, Copy)]
+struct Disk {
+    file: fn(&File) -> std::io::Result<()>,
+    directory: fn(&File) -> std::io::Result<()>,
+}
+
+/// A new name is not among the data of a directory, and fdatasync may leave it behind: directories take a whole fsync.
+const DISK: Disk = Disk { file: File::sync_data, directory: File::sync_all };
 
 /// A store's directory, opened once a process.
 #[derive(Debug)]
@@ -36,7 +44,7 @@ pub(crate) struct Directory {
     session: Mutex<Option<Session>>,
     next: AtomicU64,
     patience: Duration,
-    sync: Sync,
+    disk: Disk,
 }
 
 /// One lock of many keys: the flag excludes the threads of this process, whom flock would not, and flock other processes.
@@ -145,13 +153,13 @@ pub(super) struct Temporary {
     pub(super) path: PathBuf,
     pub(super) file: File,
     placed: bool,
-    sync: Sync,
+    disk: Disk,
 }
 
 impl Temporary {
     /// Puts what was written on the disk. A failure is final: the kernel says it once, and forgets what it could not write.
     pub(super) fn sync(&self) -> S3Result<()> {
-        (self.sync)(&self.file).map_err(failed("fsync", &self.path))
+        (self.disk.file)(&self.file).map_err(failed("fsync", &self.path))
     }
 
     /// It has another name now.
@@ -184,10 +192,10 @@ impl Directory {
 
     /// [`Self::open`], with the time that a request waits for others that write the same key.
     pub(super) fn open_within(root: &Path, patience: Duration) -> Result<Arc<Self>> {
-        Self::build(root, patience, File::sync_data)
+        Self::build(root, patience, DISK)
     }
 
-    fn build(root: &Path, patience: Duration, sync: Sync) -> Result<Arc<Self>> {
+    fn build(root: &Path, patience: Duration, disk: Disk) -> Result<Arc<Self>> {
         let marker = root.join("format");
         match fs::read_to_string(&marker) {
             Ok(found) if found == FORMAT => {}
@@ -200,7 +208,7 @@ impl Directory {
         }
         let stripes = (0..STRIPES).map(|_| Stripe::default()).collect();
         let (root, session, next) = (root.to_owned(), Mutex::new(None), AtomicU64::new(0));
-        Ok(Arc::new(Self { root, stripes, session, next, patience, sync }))
+        Ok(Arc::new(Self { root, stripes, session, next, patience, disk }))
     }
 
     /// The marker gets its name when everything that it promises is durable, and is durable itself afterwards.
@@ -284,7 +292,7 @@ impl Directory {
         let session = self.session()?;
         let path = session.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         let file = OpenOptions::new().create_new(true).read(true).write(true).open(&path);
-        Ok(Temporary { file: file.map_err(failed("create", &path))?, path, placed: false, sync: self.sync })
+        Ok(Temporary { file: file.map_err(failed("create", &path))?, path, placed: false, disk: self.disk })
     }
 
     /// A name for a directory of this process's session. What is moved there is gone for others at once, and removed when this
@@ -382,7 +390,7 @@ impl Directory {
             self.place(bucket, &mut new, &target).map(|parent| (Some(parent), Ok(())))
         })?;
         if let Some((parent, path)) = parent {
-            (self.sync)(&parent).map_err(failed("fsync", &path))?;
+            (self.disk.directory)(&parent).map_err(failed("fsync", &path))?;
         }
         result
     }
@@ -418,7 +426,7 @@ impl Directory {
             match fs::create_dir(&at) {
                 Ok(()) => {
                     let opened = File::open(&parent).map_err(failed("open", &parent))?;
-                    (self.sync)(&opened).map_err(failed("fsync", &parent))?;
+                    (self.disk.directory)(&opened).map_err(failed("fsync", &parent))?;
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 // A delete removed the empty parent meanwhile: the caller begins again.
@@ -461,7 +469,7 @@ impl Directory {
             }
         })?;
         match removed {
-            Some((parent, path)) => (self.sync)(&parent).map_err(failed("fsync", &path)),
+            Some((parent, path)) => (self.disk.directory)(&parent).map_err(failed("fsync", &path)),
             None => Ok(()),
         }
     }
