@@ -354,8 +354,14 @@ pub(super) fn is_url(encoding: Option<&EncodingType>) -> S3Result<bool> {
 }
 
 /// Bucket and key of the source of a copy.
-pub(super) fn source_of(source: &CopySource) -> S3Result<(String, String)> {
-    match source {
+///
+/// S3 takes a `+` in that header for a space, as some clients write one; `s3s` does not.
+pub(super) fn source_of(source: &CopySource, headers: &HeaderMap) -> S3Result<(String, String)> {
+    let written = headers.get("x-amz-copy-source").and_then(|value| value.to_str().ok()).filter(|it| it.contains('+'));
+    let spaced = written.map(|text| CopySource::parse(&text.replace('+', "%20"))).transpose();
+    let spaced =
+        spaced.map_err(|_| s3_error!(InvalidArgument, "Copy Source must mention the source bucket and key"))?;
+    match spaced.as_ref().unwrap_or(source) {
         CopySource::Bucket { bucket, key, version_id } if version_id.as_deref().is_none_or(|it| it == "null") => {
             Ok((bucket.to_string(), key.to_string()))
         }

@@ -290,7 +290,9 @@ impl S3 for Server {
     ) -> S3Result<S3Response<GetObjectAttributesOutput>> {
         let input = req.input;
         let known = ["ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"];
-        let asked: Vec<&str> = input.object_attributes.iter().map(ObjectAttributes::as_str).collect();
+        // Some clients send a field for each, others one field with commas.
+        let asked = input.object_attributes.iter().flat_map(|names| names.as_str().split(','));
+        let asked: Vec<&str> = asked.map(str::trim).collect();
         if asked.is_empty() || asked.iter().any(|name| !known.contains(name)) {
             return Err(s3_error!(InvalidArgument, "Invalid attribute name specified."));
         }
@@ -373,7 +375,7 @@ impl S3 for Server {
 
     async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
         let input = req.input;
-        let source = source_of(&input.copy_source)?;
+        let source = source_of(&input.copy_source, &req.headers)?;
         let replace = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
             None | Some(MetadataDirective::COPY) => false,
             Some(MetadataDirective::REPLACE) => true,
@@ -590,7 +592,7 @@ impl S3 for Server {
     ) -> S3Result<S3Response<UploadPartCopyOutput>> {
         let input = req.input;
         let number = part_number(input.part_number)?;
-        let source = source_of(&input.copy_source)?;
+        let source = source_of(&input.copy_source, &req.headers)?;
         let conditions = ReadConditions {
             if_match: input.copy_source_if_match,
             if_none_match: input.copy_source_if_none_match,
@@ -751,6 +753,7 @@ impl S3 for Server {
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
         let input = req.input;
         self.run(move |directory| {
+            directory.bucket_exists(&input.bucket)?;
             uploads::find(directory, &input.upload_id, &input.bucket, &input.key)?;
             uploads::abort(directory, &input.upload_id)
         })
