@@ -117,7 +117,7 @@ pub enum Condition {
 /// One page of a listing.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
-    /// Keys in byte order, with size, etag and time.
+    /// Keys in the order of the server, with size, etag and time. Most order by bytes; SeaweedFS walks directories.
     pub entries: Vec<(String, Meta)>,
     /// Whether there is more after the last key.
     pub more: bool,
@@ -140,7 +140,7 @@ pub trait Objects: Send + Sync {
     }
     /// Writes. [`Error::Precondition`] when the condition does not hold (412), [`Error::Conflict`] on 409.
     async fn put(&self, key: &str, body: Body, condition: Condition) -> Result<Meta>;
-    /// One page of keys that begin with `prefix`, after the key `after`.
+    /// One page of keys that begin with `prefix`, after the key `after` in the order of the server.
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page>;
     /// Removes; absent is fine.
     async fn delete(&self, key: &str) -> Result<()>;

@@ -133,6 +133,8 @@ impl Store {
             let got = page.entries.len();
             all.extend(page.entries);
             if !page.more {
+                // Some servers (SeaweedFS) walk directory by directory, `a/b` before `a-b`.
+                all.sort_by(|(one, _), (other, _)| one.cmp(other));
                 return Ok(all);
             }
             if got == 0 {

@@ -22,6 +22,8 @@ pub struct Settings {
     pub stall_timeout: Duration,
     /// How often a request is sent at most. 8 by default, with pauses that add up to about ten seconds.
     pub attempts: u32,
+    /// The first pause before something is tried again, doubled each time. 100 ms by default.
+    pub pause: Duration,
     /// Hears of every request.
     pub log: Option<Sink>,
 }
@@ -34,6 +36,7 @@ impl Default for Settings {
             deadline: Duration::from_secs(300),
             stall_timeout: Duration::from_secs(30),
             attempts: 8,
+            pause: Duration::from_millis(100),
             log: None,
         }
     }
@@ -47,6 +50,7 @@ impl std::fmt::Debug for Settings {
             .field("deadline", &self.deadline)
             .field("stall_timeout", &self.stall_timeout)
             .field("attempts", &self.attempts)
+            .field("pause", &self.pause)
             .field("log", &self.log.is_some())
             .finish()
     }

@@ -1,7 +1,7 @@
 //! In-memory stores and fault injection, for tests of this and other crates.
 //!
-//! [`Memory`] implements [`Objects`] with real conditional semantics. The decorators wrap any [`Objects`]: [`Faulty`] fails
-//! the k-th operation, [`IgnoresConditions`] is a server that answers 200 to every conditional write.
+//! [`Memory`] implements [`Objects`] with real conditional semantics. [`Faulty`] wraps any [`Objects`] and fails the k-th
+//! operation; [`IgnoresConditions`] is a server that answers 200 to every conditional write.
 
 use crate::{Body, ByteStream, Condition, Digest, Error, Meta, Objects, Page, Result};
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use std::{
 
 mod conformance;
 pub use crate::decorate::{Faults, Faulty, Mode};
-pub use conformance::conformance;
+pub use conformance::{Effort, conformance, conformance_line, conformance_with, summarise};
 
 /// A store in memory. The entity tag depends on the content alone, as in S3.
 #[derive(Debug)]

@@ -31,8 +31,6 @@ const MUTABLE: [&str; 5] = ["releases/", "ledger/", "envs/", "locks/", "outbox/"
 const BUDGET: f64 = 64.0;
 /// How many a second are added again.
 const REFILL: f64 = 8.0;
-/// The first pause, doubled each time.
-const FIRST: Duration = Duration::from_millis(100);
 /// The longest pause, unless the server asks for a longer one.
 const LONGEST: Duration = Duration::from_secs(10);
 /// Bodies up to this size are read whole before they are handed on, so that their request can be repeated as a whole.
@@ -97,7 +95,7 @@ impl Trial<'_> {
         if self.tried >= attempts {
             return Err(self.give_up(failure));
         }
-        let pause = FIRST.saturating_mul(1 << (self.tried - 1).min(16)).min(LONGEST);
+        let pause = self.policy.settings.pause.saturating_mul(1 << (self.tried - 1).min(16)).min(LONGEST);
         let pause = jittered(pause).max(after.unwrap_or_default()) + self.policy.wait();
         if Instant::now() + pause >= self.until {
             return Err(self.give_up(failure));
@@ -334,5 +332,20 @@ impl Resuming {
                 None => return Err(Error::Missing { key: self.key.clone() }),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repetitions_beyond_the_budget_wait_their_turn() {
+        let policy = Policy::new(&Settings::default());
+        let waits: Vec<Duration> = (0..80).map(|_| policy.wait()).collect();
+        let free = waits.iter().filter(|wait| wait.is_zero()).count();
+        assert!((64..=66).contains(&free), "{free} at once");
+        let last = waits[79].as_secs_f64();
+        assert!((1.0..=16.0 / REFILL).contains(&last), "and the others at {REFILL} a second: {last} s");
     }
 }

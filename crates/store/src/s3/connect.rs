@@ -24,7 +24,6 @@ use aws_smithy_http_client::{
 };
 use domain::secret::Secret;
 use std::{sync::Arc, time::Duration};
-use tokio_util::task::TaskTracker;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -69,7 +68,7 @@ impl S3 {
             bucket: BUCKET.to_owned(),
             prefix: String::new(),
             name,
-            aborts: TaskTracker::new(),
+            aborts: super::aborts(),
             local: true,
             settings: settings.clone(),
             policy,
@@ -132,7 +131,7 @@ impl S3 {
             bucket: remote.bucket.to_owned(),
             prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
             name,
-            aborts: TaskTracker::new(),
+            aborts: super::aborts(),
             local: false,
             settings: settings.clone(),
             policy,

@@ -35,7 +35,7 @@ pub use permissions::{Permission, least_policy};
 use sha2::{Digest as _, Sha256};
 use std::{
     ops::Range,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 use tokio_util::task::TaskTracker;
@@ -44,7 +44,24 @@ use transfer::Moving;
 /// How long `settle` waits.
 const SETTLE: Duration = Duration::from_secs(10);
 
+/// The aborts that are under way in this process. One for all stores, because whoever ends a process does not know which
+/// stores were opened in it.
+fn aborts() -> TaskTracker {
+    static ABORTS: OnceLock<TaskTracker> = OnceLock::new();
+    ABORTS.get_or_init(TaskTracker::new).clone()
+}
+
+/// Waits, for a while, until the uploads that were cancelled in this process are aborted. A program that was told to stop
+/// calls this before it ends, or it leaves them open.
+pub async fn settle() {
+    let aborts = aborts();
+    aborts.close();
+    let _ = tokio::time::timeout(SETTLE, aborts.wait()).await;
+    aborts.reopen();
+}
+
 /// A bucket and prefix.
+#[derive(Clone)]
 pub(crate) struct S3 {
     client: Client,
     bucket: String,
@@ -230,8 +247,6 @@ impl Objects for S3 {
     }
 
     async fn settle(&self) {
-        self.aborts.close();
-        let _ = tokio::time::timeout(SETTLE, self.aborts.wait()).await;
-        self.aborts.reopen();
+        settle().await;
     }
 }

@@ -16,6 +16,7 @@ use std::{
     sync::atomic::Ordering,
     time::{Duration, SystemTime},
 };
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 /// The usual size of a part. Four of them are in memory at a time.
@@ -114,26 +115,7 @@ async fn blocking<T: Send + 'static>(path: &Path, work: impl FnOnce() -> Result<
 impl S3 {
     /// Uploads a large file. Nothing becomes visible before the last part is there and the digest is right.
     pub(super) async fn put_parts(&self, key: &str, body: &Body, condition: &Condition) -> Result<Meta> {
-        let create = self
-            .client
-            .create_multipart_upload()
-            .bucket(&self.bucket)
-            .key(self.key(key))
-            .checksum_algorithm(ChecksumAlgorithm::Sha256);
-        let created = || async {
-            let sent = async { create.clone().send().await.map_err(|error| self.call(key).failure(error)) };
-            let output = self.watched(key, &Moving::new(0), sent).await?;
-            output.upload_id.ok_or_else(|| self.passing(format!("began an upload of {key} without an id")))
-        };
-        let id = self.repeated(key, 0, created).await?;
-        let mut begun = Begun {
-            client: self.client.clone(),
-            bucket: self.bucket.clone(),
-            key: self.key(key),
-            id,
-            aborts: self.aborts.clone(),
-            open: true,
-        };
+        let mut begun = self.begin(key).await?;
         let result = match self.send_parts(key, body, &begun.id).await {
             Ok(parts) => self.complete(key, body.length(), &begun.id, parts, condition).await,
             Err(error) => Err(error),
@@ -148,6 +130,42 @@ impl S3 {
                 Err(error)
             }
         }
+    }
+
+    /// Begins an upload. Whoever asked may be gone when the answer comes; then it is aborted at once.
+    async fn begin(&self, key: &str) -> Result<Begun> {
+        let (tell, told) = oneshot::channel();
+        let (s3, name) = (self.clone(), key.to_owned());
+        self.aborts.spawn(async move {
+            if let Err(Ok(mut begun)) = tell.send(s3.begin_now(&name).await) {
+                begun.abort().await;
+            }
+        });
+        let stopped = |_| Error::unavailable(&self.name, format!("was not asked to begin an upload of {key}"));
+        told.await.map_err(stopped)?
+    }
+
+    async fn begin_now(&self, key: &str) -> Result<Begun> {
+        let create = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(self.key(key))
+            .checksum_algorithm(ChecksumAlgorithm::Sha256);
+        let created = || async {
+            let sent = async { create.clone().send().await.map_err(|error| self.call(key).failure(error)) };
+            let output = self.watched(key, &Moving::new(0), sent).await?;
+            output.upload_id.ok_or_else(|| self.passing(format!("began an upload of {key} without an id")))
+        };
+        let id = self.repeated(key, 0, created).await?;
+        Ok(Begun {
+            client: self.client.clone(),
+            bucket: self.bucket.clone(),
+            key: self.key(key),
+            id,
+            aborts: self.aborts.clone(),
+            open: true,
+        })
     }
 
     async fn send_parts(&self, key: &str, body: &Body, id: &str) -> Result<Vec<CompletedPart>> {

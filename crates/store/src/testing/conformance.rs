@@ -1,31 +1,338 @@
 //! What every store must do, whatever is behind it. It panics where one does not.
+//!
+//! [`conformance`] runs everything with little effort; [`conformance_with`] as often, as long and as large as an [`Effort`]
+//! says, and says in one line what passed. The same list holds in memory, for our own server, and for servers of others.
 
 // A conformance suite is a test, although other crates may call it.
 #![allow(clippy::unwrap_used)]
 
-use crate::{Body, Condition, Created, Digest, Error, Family, Holder, LeaseState, Store, Swap, testing::until};
+use crate::{
+    Body, Condition, Created, Digest, Error, Family, Holder, LeaseState, Store, Swap,
+    testing::{Faults, Faulty, IgnoresConditions, Mode, until},
+};
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::{StreamExt as _, future::join_all};
 use std::{
+    io::Write as _,
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+/// How many clients race for a key.
+const CLIENTS: usize = 32;
+
+/// How much is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Rounds of the race for a new key.
+    pub rounds: usize,
+    /// How many rounds run at once.
+    pub overlap: usize,
+    /// How many keys are listed: more than a page.
+    pub keys: usize,
+    /// The size of the largest object, from a sparse file; 0 is none.
+    pub large: u64,
+}
+
+impl Effort {
+    /// A few seconds.
+    pub const LITTLE: Self = Self { rounds: 4, overlap: 1, keys: 40, large: 0 };
+    /// What a release is judged by, without the large object.
+    pub const FULL: Self = Self { rounds: 200, overlap: 4, keys: 1400, large: 0 };
+}
+
+struct Suite<'a> {
+    store: &'a Store,
+    run: String,
+    effort: Effort,
+    passed: AtomicU64,
+}
+
+impl Suite<'_> {
+    fn pass(&self) {
+        self.passed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Counted assertions: what the line at the end says was really compared.
+macro_rules! check {
+    ($suite:expr, $($rest:tt)+) => {{
+        assert!($($rest)+);
+        $suite.pass();
+    }};
+}
+macro_rules! check_eq {
+    ($suite:expr, $($rest:tt)+) => {{
+        assert_eq!($($rest)+);
+        $suite.pass();
+    }};
+}
+macro_rules! check_ne {
+    ($suite:expr, $($rest:tt)+) => {{
+        assert_ne!($($rest)+);
+        $suite.pass();
+    }};
+}
+
 /// Runs every check against a store. Objects are made under keys of this run only; references are left behind.
 pub async fn conformance(store: &Store) {
+    conformance_with(store, Effort::LITTLE).await;
+}
+
+/// Runs every check with this effort; how many passed.
+pub async fn conformance_with(store: &Store, effort: Effort) -> u64 {
     let run = uuid::Uuid::new_v4().simple().to_string();
+    let suite = Suite { store, run, effort, passed: AtomicU64::new(0) };
     let directory = tempfile::tempdir().unwrap();
+    let t0 = Instant::now();
+    probes(&suite).await;
+    println!("STAGE probes {:.1}", t0.elapsed().as_secs_f64());
+    let t0 = Instant::now();
+    content(&suite, directory.path()).await;
+    println!("STAGE content {:.1}", t0.elapsed().as_secs_f64());
+    let t0 = Instant::now();
+    large_files(&suite, directory.path()).await;
+    println!("STAGE large_files {:.1}", t0.elapsed().as_secs_f64());
+    let t0 = Instant::now();
+    abandoned_uploads(&suite, directory.path()).await;
+    println!("STAGE abandoned_uploads {:.1}", t0.elapsed().as_secs_f64());
+    let t0 = Instant::now();
+    conditions(&suite).await;
+    println!("STAGE conditions {:.1}", t0.elapsed().as_secs_f64());
+    let t0 = Instant::now();
+    lost_answers(&suite).await;
+    println!("STAGE lost_answers {:.1}", t0.elapsed().as_secs_f64());
+    let t0 = Instant::now();
+    listings(&suite).await;
+    println!("STAGE listings {:.1}", t0.elapsed().as_secs_f64());
+    let t0 = Instant::now();
+    pages(&suite).await;
+    println!("STAGE pages {:.1}", t0.elapsed().as_secs_f64());
+    let t0 = Instant::now();
+    legal_keys(&suite).await;
+    println!("STAGE legal_keys {:.1}", t0.elapsed().as_secs_f64());
+    let t0 = Instant::now();
+    create_race(&suite).await;
+    println!("STAGE create_race {:.1}", t0.elapsed().as_secs_f64());
+    let t0 = Instant::now();
+    swap_race(&suite).await;
+    println!("STAGE swap_race {:.1}", t0.elapsed().as_secs_f64());
+    let t0 = Instant::now();
+    leases(&suite).await;
+    println!("STAGE leases {:.1}", t0.elapsed().as_secs_f64());
+    let t0 = Instant::now();
+    takeover(&suite).await;
+    println!("STAGE takeover {:.1}", t0.elapsed().as_secs_f64());
+    let t0 = Instant::now();
+    fencing(&suite).await;
+    println!("STAGE fencing {:.1}", t0.elapsed().as_secs_f64());
+    if effort.large > 0 {
+        huge(&suite, directory.path()).await;
+    }
+    suite.passed.into_inner()
+}
+
+/// Runs every check with this effort and says so in one line: to the output of the test, and to the file that
+/// `SEALIFT_TEST_SUMMARY` names, which `cargo xtask ci` shows.
+#[allow(clippy::print_stdout)]
+pub async fn conformance_line(name: &str, store: &Store, effort: Effort) {
+    let begun = Instant::now();
+    let passed = conformance_with(store, effort).await;
+    let large = match effort.large {
+        0 => String::new(),
+        size if size.is_multiple_of(1 << 30) => format!(", objects up to {} GiB", size >> 30),
+        size => format!(", objects up to {} MiB", size >> 20),
+    };
+    let Effort { rounds, .. } = effort;
+    let took = begun.elapsed().as_secs_f64();
+    summarise(&format!(
+        "conformance: {name}: {passed} checks passed in {took:.1} s ({rounds} rounds of {CLIENTS} clients{large})"
+    ));
+}
+
+/// A line for whoever reads the results of many tests.
+#[allow(clippy::print_stdout)]
+pub fn summarise(line: &str) {
+    println!("{line}");
+    if let Some(path) = std::env::var_os("SEALIFT_TEST_SUMMARY").filter(|path| !path.is_empty()) {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+}
+
+async fn probes(suite: &Suite<'_>) {
+    let store = suite.store;
     store.probe_conditional_writes().await.unwrap();
-    assert!(store.list("probes/").await.unwrap().is_empty(), "the probe leaves nothing");
-    content(store, directory.path()).await;
-    large_files(store, directory.path()).await;
-    conditions(store, &run).await;
-    listings(store, &run).await;
-    create_race(store, &run).await;
-    swap_race(store, &run).await;
-    leases(store, &run).await;
-    takeover(store, &run).await;
-    fencing(store, &run).await;
+    check!(suite, store.list("probes/").await.unwrap().is_empty(), "the probe leaves nothing");
+    // The same server, if it did not look at conditions: it is found out, and refused in words.
+    let careless = Store::over(Arc::new(IgnoresConditions(store.objects().clone())));
+    let refused = careless.probe_conditional_writes().await.unwrap_err();
+    check_eq!(suite, refused.class(), domain::Class::Unavailable);
+    check!(suite, refused.to_string().contains("does not keep conditional writes"), "{refused}");
+    check!(suite, refused.to_string().contains("leases and the ledger would not be safe"), "{refused}");
+    check!(suite, store.list("probes/").await.unwrap().is_empty(), "nor does one that fails");
+    let allowed = store.check_permissions().await.unwrap();
+    check!(suite, allowed.iter().all(|one| one.allowed), "{allowed:?}");
+    check!(suite, store.list("probes/").await.unwrap().is_empty(), "nor does the check of permissions");
+}
+
+/// The operation was carried out and its answer lost; or it was not carried out at all.
+async fn lost_answers(suite: &Suite<'_>) {
+    let faults = Faults::new();
+    let store = Store::over(Faulty::new(suite.store.objects().clone(), faults.clone()));
+    let key = format!("refs/{}/lost", suite.run);
+    let body = |text: &str| Bytes::from(format!("{text} {}", uuid::Uuid::new_v4()));
+    faults.arm(1, Mode::After);
+    let first = body("created");
+    check_eq!(suite, store.create(&key, first.clone()).await.unwrap(), Created::New, "ours, by its UUID");
+    let there = suite.store.read(&key).await.unwrap().unwrap();
+    check_eq!(suite, there.bytes, first);
+    faults.arm(1, Mode::After);
+    let second = body("swapped");
+    let swapped = store.swap(&key, Some(&there.etag), second.clone()).await.unwrap();
+    let now = suite.store.read(&key).await.unwrap().unwrap();
+    check!(suite, matches!(&swapped, Swap::Swapped(etag) if *etag == now.etag), "{swapped:?}");
+    check_eq!(suite, now.bytes, second);
+    faults.arm(1, Mode::Before);
+    let unsent = store.swap(&key, Some(&now.etag), body("unsent")).await;
+    check!(suite, matches!(unsent, Err(Error::Unavailable { .. })), "not believed to have happened: {unsent:?}");
+    check_eq!(suite, suite.store.read(&key).await.unwrap().unwrap().bytes, second);
+    // Someone else wrote while our answer was lost: that is a lost race.
+    let third = body("theirs");
+    suite.store.swap(&key, Some(&now.etag), third.clone()).await.unwrap();
+    faults.arm(1, Mode::Before);
+    let lost = store.swap(&key, Some(&now.etag), body("ours")).await.unwrap();
+    check!(suite, matches!(&lost, Swap::Lost(Some(there)) if there.bytes == third), "{lost:?}");
+    faults.arm(2, Mode::After);
+    let content = body("content");
+    let digest = store.put_bytes(Family::Blob, content.clone()).await.unwrap();
+    check!(suite, faults.fired(), "the write of content lost its answer");
+    check_eq!(suite, suite.store.get_bytes(Family::Blob, &digest, 1000).await.unwrap(), content);
+}
+
+/// Listings of more keys than a page holds.
+async fn pages(suite: &Suite<'_>) {
+    let prefix = format!("pages/{}/", suite.run);
+    // Names that sort otherwise when they are walked as directories, also where a page ends.
+    let forms = ["", "-b", "/a", "/b", ".c"];
+    let name = |number: usize| format!("{prefix}{:04}x{}", number / forms.len(), forms[number % forms.len()]);
+    let mut keys: Vec<String> = (0..suite.effort.keys).map(name).filter(|key| !key.ends_with('x')).collect();
+    keys.sort();
+    let puts = keys.iter().map(|key| suite.store.objects().put(key, Body::Bytes(Bytes::new()), Condition::None));
+    let mut puts = futures::stream::iter(puts).buffer_unordered(16);
+    while let Some(put) = puts.next().await {
+        put.unwrap();
+    }
+    let listed = suite.store.list(&prefix).await.unwrap();
+    check!(suite, listed.iter().map(|(key, _)| key).eq(&keys), "every key once, in order, of {}", keys.len());
+    check!(suite, listed.iter().all(|(_, meta)| meta.size == 0 && meta.modified.is_some()));
+    let first = suite.store.objects().list(&prefix, None).await.unwrap();
+    check!(suite, first.entries.len() <= keys.len() && first.more == (first.entries.len() < keys.len()));
+    if keys.len() > 1000 {
+        check!(suite, first.more, "more than a page");
+    }
+    let removals = keys.iter().map(|key| suite.store.objects().delete(key));
+    let mut removals = futures::stream::iter(removals).buffer_unordered(16);
+    while let Some(removal) = removals.next().await {
+        removal.unwrap();
+    }
+    check!(suite, suite.store.list(&prefix).await.unwrap().is_empty());
+}
+
+/// Every character that our keys may have: ASCII letters, digits, and what S3 calls safe or handles with care.
+async fn legal_keys(suite: &Suite<'_>) {
+    let prefix = format!("keys/{}/", suite.run);
+    let mut keys: Vec<String> = (b' '..=b'~')
+        .map(char::from)
+        .filter(|letter| letter.is_ascii_alphanumeric() || "!-_.*'()&$@=;:+ ,?%#~".contains(*letter))
+        .map(|letter| format!("{prefix}a{letter}b/{letter}{letter}c{letter}d"))
+        .collect();
+    keys.push(format!("{prefix}{}", "x/".repeat(150) + "y"));
+    keys.push(format!("{prefix}{}", "z".repeat(200)));
+    keys.sort();
+    for key in &keys {
+        let bytes = Bytes::from(key.clone());
+        check_eq!(suite, suite.store.create(key, bytes.clone()).await.unwrap(), Created::New, "{key}");
+        let there = suite.store.read(key).await.unwrap().unwrap();
+        check_eq!(suite, there.bytes, bytes, "{key}");
+        let swapped = suite.store.swap(key, Some(&there.etag), Bytes::from("swapped")).await.unwrap();
+        check!(suite, matches!(swapped, Swap::Swapped(_)), "{key}");
+        let meta = suite.store.objects().head(key).await.unwrap().unwrap();
+        check_eq!(suite, meta.size, 7, "{key}");
+        check!(suite, meta.modified.is_some(), "{key}");
+    }
+    let listed = suite.store.list(&prefix).await.unwrap();
+    check!(suite, listed.iter().map(|(key, _)| key).eq(&keys), "{listed:?}");
+    for key in &keys {
+        suite.store.objects().delete(key).await.unwrap();
+        check!(suite, suite.store.read(key).await.unwrap().is_none(), "{key}");
+    }
+}
+
+/// A file of holes that ends in its own name, and its digest.
+fn sparse(path: &Path, length: u64) -> Digest {
+    use sha2::Digest as _;
+    use std::os::unix::fs::FileExt as _;
+    let file = std::fs::File::create(path).unwrap();
+    file.set_len(length).unwrap();
+    let end = uuid::Uuid::new_v4().into_bytes();
+    file.write_all_at(&end, length - end.len() as u64).unwrap();
+    let mut hasher = sha2::Sha256::new();
+    let zeros = vec![0; 1 << 20];
+    let mut left = length - end.len() as u64;
+    while left > 0 {
+        let piece = usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len());
+        hasher.update(&zeros[..piece]);
+        left -= piece as u64;
+    }
+    hasher.update(end);
+    Digest::from_bytes(hasher.finalize().into())
+}
+
+/// An upload in parts that is refused, and one that is cancelled on its way, leave nothing.
+async fn abandoned_uploads(suite: &Suite<'_>, directory: &Path) {
+    let (path, wrong) = (directory.join("abandoned"), Digest::of(suite.run.as_bytes()));
+    sparse(&path, 40 << 20);
+    let key = Store::key(Family::Blob, &wrong);
+    let refused = suite.store.put_file(Family::Blob, &wrong, &path, None).await;
+    check!(suite, matches!(refused, Err(Error::Changed { .. })), "{refused:?}");
+    check!(suite, suite.store.unfinished_uploads(&key).await.unwrap().is_empty(), "a refused upload is aborted");
+    // Large enough that it does not end before it is seen.
+    let length = 512 << 20;
+    std::fs::File::create(&path).unwrap().set_len(length).unwrap();
+    let (store, from) = (suite.store.clone(), path.clone());
+    let sending = tokio::spawn(async move { store.put_file(Family::Blob, &wrong, &from, None).await });
+    if suite.store.s3.is_some() {
+        let begun = Instant::now();
+        while suite.store.unfinished_uploads(&key).await.unwrap().is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(20) && !sending.is_finished(), "its upload is seen");
+        }
+        suite.pass();
+    }
+    sending.abort();
+    check!(suite, sending.await.is_err_and(|error| error.is_cancelled()), "it was cancelled on its way");
+    suite.store.settle().await;
+    check!(suite, suite.store.unfinished_uploads(&key).await.unwrap().is_empty(), "a cancelled upload is aborted");
+    check_eq!(suite, suite.store.has(Family::Blob, &wrong).await.unwrap(), None, "and nothing is there");
+}
+
+/// An object of the size that the effort names.
+async fn huge(suite: &Suite<'_>, directory: &Path) {
+    let path = directory.join("huge");
+    let length = suite.effort.large;
+    let digest = sparse(&path, length);
+    check!(suite, suite.store.put_file(Family::Blob, &digest, &path, None).await.unwrap());
+    std::fs::remove_file(&path).unwrap();
+    check_eq!(suite, suite.store.has(Family::Blob, &digest).await.unwrap(), Some(length));
+    let end = suite.store.get_range(Family::Blob, &digest, length - 20..length).await.unwrap();
+    check_eq!(suite, end[..4], [0; 4], "its last bytes, by a range");
+    check_eq!(suite, suite.store.verify(Family::Blob, &digest).await.unwrap(), length, "all of it, hashed");
+    suite.store.objects().delete(&Store::key(Family::Blob, &digest)).await.unwrap();
+    check_eq!(suite, suite.store.has(Family::Blob, &digest).await.unwrap(), None);
 }
 
 fn random(length: usize) -> Vec<u8> {
@@ -42,77 +349,81 @@ fn random(length: usize) -> Vec<u8> {
     bytes
 }
 
-async fn content(store: &Store, directory: &Path) {
+async fn content(suite: &Suite<'_>, directory: &Path) {
+    let store = suite.store;
     for length in [0, 1, 100_000, 3 << 20] {
         let bytes = Bytes::from(random(length));
         let digest = store.put_bytes(Family::Blob, bytes.clone()).await.unwrap();
-        assert_eq!(digest, Digest::of(&bytes));
-        assert_eq!(store.put_bytes(Family::Blob, bytes.clone()).await.unwrap(), digest, "again is the same");
-        assert_eq!(store.has(Family::Blob, &digest).await.unwrap(), Some(length as u64));
-        assert_eq!(store.get_bytes(Family::Blob, &digest, length as u64).await.unwrap(), bytes);
-        assert_eq!(store.verify(Family::Blob, &digest).await.unwrap(), length as u64);
+        check_eq!(suite, digest, Digest::of(&bytes));
+        check_eq!(suite, store.put_bytes(Family::Blob, bytes.clone()).await.unwrap(), digest, "again is the same");
+        check_eq!(suite, store.has(Family::Blob, &digest).await.unwrap(), Some(length as u64));
+        check_eq!(suite, store.get_bytes(Family::Blob, &digest, length as u64).await.unwrap(), bytes);
+        check_eq!(suite, store.verify(Family::Blob, &digest).await.unwrap(), length as u64);
         let to = directory.join("restored/blob");
-        assert_eq!(store.get_file(Family::Blob, &digest, &to, None).await.unwrap(), length as u64);
-        assert_eq!(Digest::of(std::fs::read(&to).unwrap()), digest);
+        check_eq!(suite, store.get_file(Family::Blob, &digest, &to, None).await.unwrap(), length as u64);
+        check_eq!(suite, Digest::of(std::fs::read(&to).unwrap()), digest);
         if length > 50 {
             let range = store.get_range(Family::Blob, &digest, 10..47).await.unwrap();
-            assert_eq!(range, bytes.slice(10..47));
+            check_eq!(suite, range, bytes.slice(10..47));
             let end = length as u64;
             let last = store.get_range(Family::Blob, &digest, end - 3..end).await.unwrap();
-            assert_eq!(last, bytes.slice(length - 3..));
+            check_eq!(suite, last, bytes.slice(length - 3..));
             let too_small = store.get_bytes(Family::Blob, &digest, 50).await;
-            assert!(matches!(too_small, Err(Error::TooLarge { limit: 50, .. })), "{too_small:?}");
+            check!(suite, matches!(too_small, Err(Error::TooLarge { limit: 50, .. })), "{too_small:?}");
         }
     }
     let absent = Digest::of(random(16));
-    assert_eq!(store.has(Family::Pack, &absent).await.unwrap(), None);
+    check_eq!(suite, store.has(Family::Pack, &absent).await.unwrap(), None);
     let missing = store.get_bytes(Family::Pack, &absent, 10).await;
-    assert!(matches!(&missing, Err(Error::Missing { key }) if key.contains(&absent.hex())), "{missing:?}");
+    check!(suite, matches!(&missing, Err(Error::Missing { key }) if key.contains(&absent.hex())), "{missing:?}");
     let to = directory.join("absent");
-    assert!(matches!(store.get_file(Family::Pack, &absent, &to, None).await, Err(Error::Missing { .. })));
-    assert!(!to.exists(), "nothing is left under the name of what was not there");
+    check!(suite, matches!(store.get_file(Family::Pack, &absent, &to, None).await, Err(Error::Missing { .. })));
+    check!(suite, !to.exists(), "nothing is left under the name of what was not there");
 }
 
-async fn large_files(store: &Store, directory: &Path) {
+async fn large_files(suite: &Suite<'_>, directory: &Path) {
+    let store = suite.store;
     let bytes = random((20 << 20) + 17);
     let (digest, path) = (Digest::of(&bytes), directory.join("large"));
     std::fs::write(&path, &bytes).unwrap();
-    assert!(store.put_file(Family::Blob, &digest, &path, None).await.unwrap(), "it is sent");
-    assert!(!store.put_file(Family::Blob, &digest, &path, None).await.unwrap(), "and not sent again");
-    assert_eq!(store.verify(Family::Blob, &digest).await.unwrap(), bytes.len() as u64);
+    check!(suite, store.put_file(Family::Blob, &digest, &path, None).await.unwrap(), "it is sent");
+    check!(suite, !store.put_file(Family::Blob, &digest, &path, None).await.unwrap(), "and not sent again");
+    check_eq!(suite, store.verify(Family::Blob, &digest).await.unwrap(), bytes.len() as u64);
     let across = store.get_range(Family::Blob, &digest, (8 << 20) - 5..(8 << 20) + 5).await.unwrap();
-    assert_eq!(across, bytes[(8 << 20) - 5..(8 << 20) + 5]);
+    check_eq!(suite, across, bytes[(8 << 20) - 5..(8 << 20) + 5]);
     for length in [1000, 17 << 20] {
         std::fs::write(&path, random(length)).unwrap();
         let other = Digest::of(random(32));
         let changed = store.put_file(Family::Blob, &other, &path, None).await;
-        assert!(matches!(changed, Err(Error::Changed { .. })), "{changed:?}");
-        assert_eq!(store.has(Family::Blob, &other).await.unwrap(), None, "nothing is committed");
+        check!(suite, matches!(changed, Err(Error::Changed { .. })), "{changed:?}");
+        check_eq!(suite, store.has(Family::Blob, &other).await.unwrap(), None, "nothing is committed");
     }
 }
 
-async fn conditions(store: &Store, run: &str) {
+async fn conditions(suite: &Suite<'_>) {
+    let (store, run) = (suite.store, &suite.run);
     let key = format!("refs/{run}/conditions");
     let put = |text: &'static str, condition| store.objects().put(&key, Body::Bytes(Bytes::from(text)), condition);
-    assert!(store.read(&key).await.unwrap().is_none());
+    check!(suite, store.read(&key).await.unwrap().is_none());
     let early = put("too early", Condition::Match("\"0123456789abcdef0123456789abcdef\"".to_owned())).await;
-    assert!(matches!(early, Err(Error::Precondition { .. })), "If-Match on what is absent: {early:?}");
+    check!(suite, matches!(early, Err(Error::Precondition { .. })), "If-Match on what is absent: {early:?}");
     let first = put("first", Condition::Absent).await.unwrap();
-    assert!(matches!(put("again", Condition::Absent).await, Err(Error::Precondition { .. })));
+    check!(suite, matches!(put("again", Condition::Absent).await, Err(Error::Precondition { .. })));
     let second = put("second", Condition::Match(first.etag.clone())).await.unwrap();
-    assert_ne!(first.etag, second.etag);
-    assert!(matches!(put("late", Condition::Match(first.etag)).await, Err(Error::Precondition { .. })));
+    check_ne!(suite, first.etag, second.etag);
+    check!(suite, matches!(put("late", Condition::Match(first.etag)).await, Err(Error::Precondition { .. })));
     let there = store.read(&key).await.unwrap().unwrap();
-    assert_eq!((&there.bytes[..], there.etag), (&b"second"[..], second.etag));
-    assert_eq!(store.create(&key, Bytes::from("second")).await.unwrap(), Created::Same);
+    check_eq!(suite, (&there.bytes[..], there.etag), (&b"second"[..], second.etag));
+    check_eq!(suite, store.create(&key, Bytes::from("second")).await.unwrap(), Created::Same);
     let other = store.create(&key, Bytes::from("other")).await;
-    assert!(matches!(&other, Err(Error::Exists { existing, .. }) if existing == "second"), "{other:?}");
+    check!(suite, matches!(&other, Err(Error::Exists { existing, .. }) if existing == "second"), "{other:?}");
     store.objects().delete(&key).await.unwrap();
     store.objects().delete(&key).await.unwrap();
-    assert!(store.read(&key).await.unwrap().is_none());
+    check!(suite, store.read(&key).await.unwrap().is_none());
 }
 
-async fn listings(store: &Store, run: &str) {
+async fn listings(suite: &Suite<'_>) {
+    let (store, run) = (suite.store, &suite.run);
     let prefix = format!("lists/{run}/");
     let names = ["a-b", "a/1", "a/2", "a0", "b.json", "b/x/y", "c", "z_"];
     let mut keys: Vec<String> = names.iter().map(|name| format!("{prefix}{name}")).collect();
@@ -121,41 +432,55 @@ async fn listings(store: &Store, run: &str) {
     }
     keys.sort();
     let listed = store.list(&prefix).await.unwrap();
-    assert_eq!(listed.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>(), keys, "byte order");
-    assert!(listed.iter().all(|(key, meta)| meta.size == key.len() as u64 && !meta.etag.is_empty()));
-    for (position, key) in keys.iter().enumerate() {
+    check_eq!(suite, listed.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>(), keys, "byte order");
+    check!(suite, listed.iter().all(|(key, meta)| meta.size == key.len() as u64 && !meta.etag.is_empty()));
+    // Page by page it is the order of the server, which need not be that of bytes; but it is one order.
+    let mut order: Vec<String> = Vec::new();
+    while order.len() < keys.len() {
+        let page = store.objects().list(&prefix, order.last().map(String::as_str)).await.unwrap();
+        check!(suite, !page.entries.is_empty(), "after {order:?} there is more");
+        order.extend(page.entries.into_iter().map(|(key, _)| key));
+    }
+    for (position, key) in order.iter().enumerate() {
         let after = store.objects().list(&prefix, Some(key)).await.unwrap();
-        assert!(after.entries.iter().map(|(key, _)| key).eq(&keys[position + 1..][..after.entries.len()]));
-        assert!(after.more || after.entries.len() == keys.len() - position - 1);
+        let rest = &order[position + 1..];
+        check!(suite, after.entries.iter().map(|(key, _)| key).eq(&rest[..after.entries.len()]), "after {key}");
+        check!(suite, after.more || after.entries.len() == rest.len(), "after {key}");
     }
-    assert_eq!(store.list(&format!("{prefix}a/")).await.unwrap().len(), 2);
-    assert_eq!(store.list(&format!("{prefix}b")).await.unwrap().len(), 2, "a prefix is not a directory");
-    assert!(store.list(&format!("{prefix}nothing")).await.unwrap().is_empty());
-    assert!(store.objects().head(&format!("{prefix}a")).await.unwrap().is_none(), "a prefix is no object");
+    check_eq!(suite, store.list(&format!("{prefix}a/")).await.unwrap().len(), 2);
+    check_eq!(suite, store.list(&format!("{prefix}b")).await.unwrap().len(), 2, "a prefix is not a directory");
+    check!(suite, store.list(&format!("{prefix}nothing")).await.unwrap().is_empty());
+    check!(suite, store.objects().head(&format!("{prefix}a")).await.unwrap().is_none(), "a prefix is no object");
 }
 
-async fn create_race(store: &Store, run: &str) {
-    for round in 0..4 {
-        let key = format!("refs/{run}/race-{round}");
-        let racers = (0..32).map(|racer| {
-            let (store, key) = (store.clone(), key.clone());
-            tokio::spawn(async move { (racer, store.create(&key, Bytes::from(format!("racer {racer}"))).await) })
-        });
-        let mut winners = Vec::new();
-        for outcome in join_all(racers).await {
-            match outcome.unwrap() {
-                (racer, Ok(_)) => winners.push(racer),
-                (_, Err(Error::Exists { .. })) => {}
-                (_, Err(error)) => panic!("{error:?}"),
-            }
+/// Rounds in which 32 clients create the same key at once: one wins, and what it wrote is there.
+async fn create_race(suite: &Suite<'_>) {
+    let rounds = (0..suite.effort.rounds).map(|round| create_round(suite, round));
+    let mut rounds = futures::stream::iter(rounds).buffer_unordered(suite.effort.overlap);
+    while rounds.next().await.is_some() {}
+}
+
+async fn create_round(suite: &Suite<'_>, round: usize) {
+    let key = format!("refs/{}/race-{round}", suite.run);
+    let racers = (0..CLIENTS).map(|racer| {
+        let (store, key) = (suite.store.clone(), key.clone());
+        tokio::spawn(async move { (racer, store.create(&key, Bytes::from(format!("racer {racer}"))).await) })
+    });
+    let mut winners = Vec::new();
+    for outcome in join_all(racers).await {
+        match outcome.unwrap() {
+            (racer, Ok(_)) => winners.push(racer),
+            (_, Err(Error::Exists { .. })) => {}
+            (_, Err(error)) => panic!("{error:?}"),
         }
-        let there = store.read(&key).await.unwrap().unwrap().bytes;
-        assert_eq!(winners.len(), 1, "one winner");
-        assert_eq!(there, format!("racer {}", winners[0]), "and what it wrote is there");
     }
+    let there = suite.store.read(&key).await.unwrap().unwrap().bytes;
+    check_eq!(suite, winners.len(), 1, "round {round} has one winner");
+    check_eq!(suite, there, format!("racer {}", winners[0]), "and what it wrote is there");
 }
 
-async fn swap_race(store: &Store, run: &str) {
+async fn swap_race(suite: &Suite<'_>) {
+    let (store, run) = (suite.store, &suite.run);
     let key = format!("refs/{run}/counter");
     store.create(&key, Bytes::from("0 begin")).await.unwrap();
     let racers = (0..8).map(|_| {
@@ -178,31 +503,32 @@ async fn swap_race(store: &Store, run: &str) {
         racer.unwrap();
     }
     let there = store.read(&key).await.unwrap().unwrap();
-    assert!(there.bytes.starts_with(b"40 "), "no update is lost: {:?}", there.bytes);
+    check!(suite, there.bytes.starts_with(b"40 "), "no update is lost: {:?}", there.bytes);
 }
 
-async fn leases(store: &Store, run: &str) {
+async fn leases(suite: &Suite<'_>) {
+    let (store, run) = (suite.store, &suite.run);
     let environment = format!("{run}-leases");
     let ttl = Duration::from_secs(30);
-    assert!(store.lease_holder(&environment).await.unwrap().is_none());
+    check!(suite, store.lease_holder(&environment).await.unwrap().is_none());
     let lease = store.lease(&environment, "deploy 1", ttl, Duration::ZERO).await.unwrap();
-    assert_eq!(lease.epoch, 1);
+    check_eq!(suite, lease.epoch, 1);
     lease.check().unwrap();
     let busy = store.lease(&environment, "deploy 2", ttl, Duration::ZERO).await.unwrap_err();
-    assert!(matches!(&busy, Error::Held { epoch: 1, op, .. } if op == "deploy 1"), "{busy:?}");
+    check!(suite, matches!(&busy, Error::Held { epoch: 1, op, .. } if op == "deploy 1"), "{busy:?}");
     let pid = format!("pid {}", std::process::id());
-    assert!(busy.to_string().contains(&pid), "it names the holder: {busy}");
-    assert_eq!(store.lease_holder(&environment).await.unwrap().unwrap().epoch, 1);
+    check!(suite, busy.to_string().contains(&pid), "it names the holder: {busy}");
+    check_eq!(suite, store.lease_holder(&environment).await.unwrap().unwrap().epoch, 1);
     lease.release().await.unwrap();
-    assert!(store.lease_holder(&environment).await.unwrap().is_none());
+    check!(suite, store.lease_holder(&environment).await.unwrap().is_none());
     let next = store.lease(&environment, "deploy 3", ttl, Duration::ZERO).await.unwrap();
-    assert_eq!(next.epoch, 2, "the epoch rises");
+    check_eq!(suite, next.epoch, 2, "the epoch rises");
     // Dropped in this process: provably nobody acts under it, so nobody waits for its TTL.
     drop(next);
     let begun = Instant::now();
     let after = store.lease(&environment, "deploy 4", ttl, Duration::ZERO).await.unwrap();
-    assert_eq!(after.epoch, 3);
-    assert!(begun.elapsed() < ttl);
+    check_eq!(suite, after.epoch, 3);
+    check!(suite, begun.elapsed() < ttl);
     after.release().await.unwrap();
 }
 
@@ -214,10 +540,11 @@ fn foreign(epoch: u64, ttl_ms: u64) -> Bytes {
     Bytes::from(serde_json::to_vec(&state).unwrap())
 }
 
-async fn takeover(store: &Store, run: &str) {
+async fn takeover(suite: &Suite<'_>) {
+    let (store, run) = (suite.store, &suite.run);
     let environment = format!("{run}-takeover");
     let key = format!("locks/{environment}.json");
-    assert!(matches!(store.swap(&key, None, foreign(7, 600)).await.unwrap(), Swap::Swapped(_)));
+    check!(suite, matches!(store.swap(&key, None, foreign(7, 600)).await.unwrap(), Swap::Swapped(_)));
     let ttl = Duration::from_millis(600);
     // A holder elsewhere that renews while it is watched lives: nobody waits for it who has no patience.
     let renewing = async {
@@ -231,15 +558,16 @@ async fn takeover(store: &Store, run: &str) {
         busy = store.lease(&environment, "us", ttl, Duration::ZERO) => busy,
         () = renewing => panic!("a holder that renews was watched for ever"),
     };
-    assert!(matches!(busy, Err(Error::Held { epoch: 7, .. })), "{busy:?}");
+    check!(suite, matches!(busy, Err(Error::Held { epoch: 7, .. })), "{busy:?}");
     let begun = Instant::now();
     let lease = store.lease(&environment, "us", Duration::from_secs(30), Duration::ZERO).await.unwrap();
-    assert!(begun.elapsed() >= ttl, "only after it stood still for a TTL");
-    assert_eq!(lease.epoch, 8);
+    check!(suite, begun.elapsed() >= ttl, "only after it stood still for a TTL");
+    check_eq!(suite, lease.epoch, 8);
     lease.release().await.unwrap();
 }
 
-async fn fencing(store: &Store, run: &str) {
+async fn fencing(suite: &Suite<'_>) {
+    let (store, run) = (suite.store, &suite.run);
     let environment = format!("{run}-fencing");
     let key = format!("locks/{environment}.json");
     let lease = store.lease(&environment, "us", Duration::from_secs(3), Duration::ZERO).await.unwrap();
@@ -253,7 +581,7 @@ async fn fencing(store: &Store, run: &str) {
     until("the overtaken holder sees it", || matches!(lease.check(), Err(Error::Fenced { ours: 1, newest: 2, .. })))
         .await;
     let refused = lease.release().await;
-    assert!(matches!(refused, Err(Error::Fenced { .. })), "{refused:?}");
+    check!(suite, matches!(refused, Err(Error::Fenced { .. })), "{refused:?}");
     let there = store.lease_holder(&environment).await.unwrap().unwrap();
-    assert_eq!(there.holder.unwrap().name, "ci@elsewhere pid 7", "and does not touch the lease of the other");
+    check_eq!(suite, there.holder.unwrap().name, "ci@elsewhere pid 7", "and does not touch the lease of the other");
 }
