@@ -155,6 +155,43 @@ pub enum Error {
         #[source]
         source: Box<store::Error>,
     },
+    /// A gc removes what a push needs, and does not come to an end.
+    #[error("a gc is removing what snapshot {} needs; try again when it has ended", snapshot.short())]
+    Busy {
+        /// Which snapshot.
+        snapshot: Digest,
+    },
+    /// Another command works with the cache.
+    #[error("the cache {} is in use by another command; try again when it has ended", path.display())]
+    CacheBusy {
+        /// Which cache.
+        path: PathBuf,
+    },
+    /// A gc cannot tell what must stay, so it removes nothing.
+    #[error("{object} {why}; nothing was removed")]
+    Unsure {
+        /// Which object.
+        object: String,
+        /// What is wrong with it, as the rest of the sentence.
+        why: String,
+    },
+    /// The store failed during a gc.
+    #[error("cannot {action}")]
+    Gc {
+        /// What was tried, as the rest of the sentence.
+        action: &'static str,
+        /// How.
+        #[source]
+        source: Box<store::Error>,
+    },
+    /// A part that was asked for and is not in the snapshot.
+    #[error("{part} is not in snapshot {}", snapshot.short())]
+    NoSuchPart {
+        /// Which part.
+        part: String,
+        /// Which snapshot.
+        snapshot: Digest,
+    },
     /// A worker thread panicked; a fault of Sealift.
     #[error("a worker stopped unexpectedly while it was to {what}")]
     Worker {
@@ -178,13 +215,16 @@ impl Error {
             | Self::Pointer { .. }
             | Self::Dvc { .. }
             | Self::ChangedSinceAdd { .. } => Class::BadInput,
-            Self::Manifest { .. } | Self::Corrupt { .. } | Self::CachedPack { .. } | Self::Damaged { .. } => {
-                Class::Integrity
-            }
-            Self::NotCached { .. } | Self::DvcMissing { .. } => Class::NotFound,
+            Self::Manifest { .. }
+            | Self::Corrupt { .. }
+            | Self::CachedPack { .. }
+            | Self::Damaged { .. }
+            | Self::Unsure { .. } => Class::Integrity,
+            Self::NotCached { .. } | Self::DvcMissing { .. } | Self::NoSuchPart { .. } => Class::NotFound,
+            Self::Busy { .. } | Self::CacheBusy { .. } => Class::Busy,
             Self::LocalChanges { .. } => Class::NotPermitted,
             Self::NotEmpty { .. } => Class::Usage,
-            Self::Store { source, .. } | Self::DvcRemote { source, .. } => source.class(),
+            Self::Store { source, .. } | Self::DvcRemote { source, .. } | Self::Gc { source, .. } => source.class(),
             Self::Worker { .. } => Class::Internal,
         }
     }

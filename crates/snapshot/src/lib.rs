@@ -1,4 +1,4 @@
-//! Data trees as immutable snapshots: scan, chunk, pack, push, pull, verify.
+//! Data trees as immutable snapshots: scan, chunk, pack, push, pull, verify, gc.
 //!
 //! Words: the *data path* is a file or directory of the repository; a *snapshot* is its content at one moment, named by
 //! the SHA-256 of its *manifest*; the *layout* says in which *chunks* of which *packs* the bytes are; the *pointer* is
@@ -11,7 +11,9 @@
 //! - No digest is taken of a file that changed while it was read: that is [`Error::Changing`] and nothing is kept.
 //! - Nothing in the data path is overwritten or removed that is in no snapshot, without `force`.
 //! - Nothing gets its name, here or in the store, before what it refers to: packs, then layout, then manifest.
-//! - What a store has is never remembered, so an object deleted behind our back is not called up to date.
+//! - What a store has is never remembered, so an object deleted behind our back is not called up to date. (What it has damaged
+//!   is, in the cache, until it was sent again.)
+//! - Nothing that a kept snapshot or a push under way needs is removed by a gc: [`gc`] says how.
 //! - Where bytes are is no part of what they are: a snapshot cut or packed otherwise has the same digest.
 //!
 //! How it fails: [`Error`] names the file or the object's key. Damage in the cache moves the pack to `quarantine` and is
@@ -52,22 +54,31 @@
 //! **Chunks**: a file of at most 256 KiB is one; larger ones are cut by FastCDC v2020 (64 KiB, 256 KiB, 1 MiB; level 1).
 //!
 //! **Cache**: `packs/`, `layouts/`, `snapshots/` as in the store; `stat/` (an index of each data path), `quarantine/`, `tmp/`,
-//! and lock files.
+//! `damaged/` (keys that were found damaged, one file a store), and lock files.
+//!
+//! **In the store beside these**: `claims/<2>/<64>`, a few bytes for each snapshot that was pushed lately, and `gc/`, the notes of
+//! a gc at work. Both are small and may be deleted while nobody pushes and no gc runs.
 
 mod cache;
+mod cache_gc;
 mod checkout;
 pub mod dvc;
 mod error;
+mod fence;
+pub mod gc;
 mod ingest;
 mod layout;
 mod manifest;
 mod pack;
+mod part;
 mod path;
 mod pointer;
+mod push;
 mod remote;
 mod repository;
 mod scan;
 mod stat;
+mod verify;
 
 pub use error::{Error, Result};
 pub use layout::{Chunk, LayoutReader, PackInfo, key as layout_key};

@@ -1,4 +1,4 @@
-//! Between cache and store: push, fetch, verification of what is stored, and what is missing there.
+//! Between cache and store: sending, fetching, and what is missing there.
 //!
 //! What a store has is asked of the store each time, never remembered: an object that was deleted or cut short behind
 //! our back is found by the next push. One page of a listing usually answers for everything at once, because the keys
@@ -7,8 +7,8 @@
 
 use crate::{
     cache::{Cache, layout_key, manifest_key},
-    checkout::verify_cached,
     error::{Error, Result, at, count},
+    fence::{self, Moment},
     layout::{LayoutReader, PackInfo, hash_rest},
     manifest::{self, ManifestReader},
 };
@@ -35,6 +35,10 @@ use tokio::io::AsyncWriteExt as _;
 const CONCURRENT: usize = 4;
 /// Questions that are asked at the same time.
 const QUESTIONS: usize = 32;
+/// Up to this many objects are asked for one by one.
+const FEW: usize = 64;
+/// A page of a listing costs as much as so many questions side by side.
+const WORTH_A_PAGE: usize = 8;
 
 /// Runs blocking work beside the runtime.
 pub(crate) async fn blocking<T: Send + 'static>(
@@ -49,37 +53,74 @@ pub(crate) fn failed(action: &'static str, snapshot: &Digest) -> impl Fn(store::
     move |source| Error::Store { action, snapshot, source: Box::new(source) }
 }
 
-/// Sizes of what the store has of a snapshot.
+/// Sizes of what the store has of a snapshot, and the state of gc before that was asked for.
 pub(crate) struct Survey {
     sizes: HashMap<String, u64>,
+    pub(crate) moment: Moment,
 }
 
 impl Survey {
-    /// Asks for manifest, layout and these packs: one listing, and single questions for what lies beyond its first page.
+    /// Asks for manifest, layout and these packs: one listing, and then for what lies beyond its first page.
     pub(crate) async fn take(store: &Store, digest: &Digest, packs: &[PackInfo]) -> store::Result<Self> {
-        let layout = layout_key(digest);
-        // Everything from just before the layout's key on.
-        let page = store.objects().list("", Some(&layout[..layout.len() - 1])).await?;
-        let seen_to = page.entries.last().map(|(key, _)| key.clone()).unwrap_or_default();
-        let mut sizes: HashMap<String, u64> = page.entries.into_iter().map(|(key, meta)| (key, meta.size)).collect();
-        if page.more {
-            let keys = packs.iter().map(|pack| Store::key(Family::Pack, &pack.digest));
-            let beyond: Vec<String> = keys.chain([layout, manifest_key(digest)]).filter(|key| *key > seen_to).collect();
-            let answers: Vec<_> = stream::iter(beyond)
-                .map(|key| async move {
-                    match store.objects().head(&key).await {
-                        // What has no shape any more is as good as absent.
-                        Err(store::Error::Damaged { .. }) => Ok((key, None)),
-                        answer => answer.map(|meta| (key, meta)),
-                    }
-                })
-                .buffer_unordered(QUESTIONS)
-                .try_collect()
-                .await?;
-            sizes.extend(answers.into_iter().filter_map(|(key, meta)| Some((key, meta?.size))));
+        let packs = packs.iter().map(|pack| Store::key(Family::Pack, &pack.digest));
+        let mut wanted: Vec<String> = packs.chain([layout_key(digest), manifest_key(digest)]).collect();
+        wanted.sort();
+        wanted.dedup();
+        // What a gc says of itself comes before everything else, and is read first.
+        let page = store.objects().list("", Some(fence::PREFIX)).await?;
+        let mut survey = Self { sizes: HashMap::new(), moment: Moment::default() };
+        for (key, meta) in &page.entries {
+            survey.moment.notice(key, meta);
         }
-        sizes.retain(|key, _| !store.is_damaged(key));
-        Ok(Self { sizes })
+        let left = survey.absorb(&page, &wanted)?;
+        if page.more && page.entries.last().is_some_and(|(key, _)| key.starts_with(fence::PREFIX)) {
+            survey.moment = Moment::ask(store).await?;
+        }
+        survey.ask(store, left).await?;
+        survey.sizes.retain(|key, _| !store.is_damaged(key));
+        Ok(survey)
+    }
+
+    /// Takes what one page says of the wanted keys, which are sorted; those that it says nothing of.
+    fn absorb<'a>(&mut self, page: &store::Page, wanted: &'a [String]) -> store::Result<&'a [String]> {
+        let there = page.entries.iter().filter(|(key, _)| wanted.binary_search(key).is_ok());
+        self.sizes.extend(there.map(|(key, meta)| (key.clone(), meta.size)));
+        match page.entries.last() {
+            _ if !page.more => Ok(&[]),
+            Some((last, _)) => Ok(&wanted[wanted.partition_point(|key| key <= last)..]),
+            None => Err(store::Error::Damaged {
+                key: "the listing of the store".to_owned(),
+                what: "a page is empty and says that there is more".to_owned(),
+            }),
+        }
+    }
+
+    /// Few keys are asked for one by one. Many are found by pages that begin at the next of them, as long as a page
+    /// answers for several.
+    async fn ask(&mut self, store: &Store, mut left: &[String]) -> store::Result<()> {
+        while left.len() > FEW {
+            let from = &left[0][..left[0].len() - 1];
+            let page = store.objects().list("", Some(from)).await?;
+            let rest = self.absorb(&page, left)?;
+            let answered = left.len() - rest.len();
+            left = rest;
+            if answered < WORTH_A_PAGE {
+                break;
+            }
+        }
+        let answers: Vec<_> = stream::iter(left)
+            .map(|key| async move {
+                match store.objects().head(key).await {
+                    // What has no shape any more is as good as absent.
+                    Err(store::Error::Damaged { .. }) => Ok((key, None)),
+                    answer => answer.map(|meta| (key, meta)),
+                }
+            })
+            .buffer_unordered(QUESTIONS)
+            .try_collect()
+            .await?;
+        self.sizes.extend(answers.into_iter().filter_map(|(key, meta)| Some((key.clone(), meta?.size))));
+        Ok(())
     }
 
     fn size(&self, key: &str) -> Option<u64> {
@@ -197,7 +238,7 @@ async fn download_layout(store: &Store, cache: &Cache, digest: &Digest) -> Resul
 }
 
 /// Streams the layout of a snapshot into a file; false when the store has none.
-async fn copy_layout(store: &Store, digest: &Digest, to: &Path) -> Result<bool> {
+pub(crate) async fn copy_layout(store: &Store, digest: &Digest, to: &Path) -> Result<bool> {
     let lost = failed("fetch", digest);
     let Some((_, mut body)) = store.objects().get(&layout_key(digest), None).await.map_err(&lost)? else {
         return Ok(false);
@@ -210,40 +251,35 @@ async fn copy_layout(store: &Store, digest: &Digest, to: &Path) -> Result<bool> 
     Ok(true)
 }
 
-/// Brings what the cache lacks of a snapshot. With `problems`, damaged and missing packs are collected there and the
-/// others still fetched.
+/// Which of a snapshot's packs are needed. It is asked again when the store turns out to have them packed otherwise.
+pub(crate) type Select<'a> = &'a (dyn Fn(&Cache) -> Result<Vec<PackInfo>> + Send + Sync);
+
+/// Brings what the cache lacks of a snapshot: manifest, layout, and all packs, or those that are selected.
 pub(crate) async fn fetch(
     store: &Store,
     cache: &Cache,
     digest: &Digest,
     events: &Events,
-    problems: Option<&mut Vec<String>>,
-) -> Result<Vec<PackInfo>> {
+    select: Option<Select<'_>>,
+) -> Result<()> {
     let (opened, snapshot) = (cache.clone(), *digest);
     let known =
         blocking("open a snapshot", move || Ok(opened.open_manifest(&snapshot)?.and(opened.packs_of(&snapshot)?)))
             .await?;
+    let needed = |packs: Vec<PackInfo>| select.map_or(Ok(packs), |select| select(cache));
     if let Some(packs) = known {
-        match fetch_packs(store, cache, digest, &packs, events, None).await {
-            Ok(()) => return Ok(packs),
+        match fetch_packs(store, cache, digest, &needed(packs)?, events).await {
+            Ok(()) => return Ok(()),
             // Someone else may have pushed the same snapshot packed otherwise: the store's own layout decides.
             Err(Error::Store { source, .. }) if is_damage(&source) => {}
             Err(error) => return Err(error),
         }
     }
     let packs = fetch_description(store, cache, digest).await?;
-    fetch_packs(store, cache, digest, &packs, events, problems).await?;
-    Ok(packs)
+    fetch_packs(store, cache, digest, &needed(packs)?, events).await
 }
 
-async fn fetch_packs(
-    store: &Store,
-    cache: &Cache,
-    digest: &Digest,
-    packs: &[PackInfo],
-    events: &Events,
-    mut problems: Option<&mut Vec<String>>,
-) -> Result<()> {
+async fn fetch_packs(store: &Store, cache: &Cache, digest: &Digest, packs: &[PackInfo], events: &Events) -> Result<()> {
     let missing: Vec<PackInfo> = packs.iter().filter(|pack| !cache.has_pack(pack)).copied().collect();
     if missing.is_empty() {
         return Ok(());
@@ -251,19 +287,11 @@ async fn fetch_packs(
     let total = missing.iter().map(|pack| pack.size).sum();
     let task = events.task(format!("fetch snapshot {}", digest.short()), Some(total), Unit::Bytes);
     let shared = &task;
-    let mut arriving =
-        stream::iter(missing).map(|pack| fetch_pack(store, cache, digest, pack, shared)).buffer_unordered(CONCURRENT);
-    while let Some(arrived) = arriving.next().await {
-        match (arrived, &mut problems) {
-            (Ok(()), _) => {}
-            (Err(Error::Store { source, .. }), Some(problems)) if is_damage(&source) => {
-                problems.push(source.to_string())
-            }
-            (Err(error @ Error::Corrupt { .. }), Some(problems)) => problems.push(error.to_string()),
-            (Err(error), _) => return Err(error),
-        }
-    }
-    drop(arriving);
+    stream::iter(missing)
+        .map(|pack| fetch_pack(store, cache, digest, pack, shared))
+        .buffer_unordered(CONCURRENT)
+        .try_collect::<()>()
+        .await?;
     task.finish(count(total, "byte"));
     Ok(())
 }
@@ -276,11 +304,17 @@ async fn fetch_pack(store: &Store, cache: &Cache, digest: &Digest, pack: PackInf
     let file = cache.temp()?;
     let got = store.get_file(Family::Pack, &pack.digest, file.path(), Some(task)).await;
     let size = got.map_err(failed("fetch", digest))?;
-    if size != pack.size {
-        let why = format!("it says that packs/…/{} has {} bytes, and it has {size}", pack.digest.hex(), pack.size);
-        return Err(Error::Corrupt { object: layout_key(digest), why });
-    }
+    same_size(digest, &pack, size)?;
     place(cache, file, cache.pack(&pack.digest)).await
+}
+
+/// Fails when a pack has another size than the layout says.
+pub(crate) fn same_size(snapshot: &Digest, pack: &PackInfo, size: u64) -> Result<()> {
+    if size == pack.size {
+        return Ok(());
+    }
+    let why = format!("it says that packs/…/{} has {} bytes, and it has {size}", pack.digest.hex(), pack.size);
+    Err(Error::Corrupt { object: layout_key(snapshot), why })
 }
 
 /// Commits what was written over the name of a temporary file.
@@ -295,17 +329,28 @@ async fn place(cache: &Cache, file: tempfile::NamedTempFile, to: PathBuf) -> Res
     .await
 }
 
-/// Manifest and layout: both are checked before either gets its name. A damaged layout is fetched a second time.
-async fn fetch_description(store: &Store, cache: &Cache, digest: &Digest) -> Result<Vec<PackInfo>> {
+/// A verified manifest, under a temporary name.
+pub(crate) async fn download_manifest(
+    store: &Store,
+    cache: &Cache,
+    digest: &Digest,
+) -> Result<tempfile::NamedTempFile> {
     let lost = failed("fetch", digest);
-    let missing = |key: String| lost(store::Error::Missing { key });
     let size = store.has(Family::Snapshot, digest).await.map_err(&lost)?;
-    let size = size.ok_or_else(|| missing(manifest_key(digest)))?;
+    let size = size.ok_or_else(|| lost(store::Error::Missing { key: manifest_key(digest) }))?;
     if size > manifest::LARGEST {
         return Err(lost(store::Error::TooLarge { key: manifest_key(digest), size, limit: manifest::LARGEST }));
     }
     let manifest = cache.temp()?;
     store.get_file(Family::Snapshot, digest, manifest.path(), None).await.map_err(&lost)?;
+    Ok(manifest)
+}
+
+/// Manifest and layout: both are checked before either gets its name. A damaged layout is fetched a second time.
+pub(crate) async fn fetch_description(store: &Store, cache: &Cache, digest: &Digest) -> Result<Vec<PackInfo>> {
+    let lost = failed("fetch", digest);
+    let missing = |key: String| lost(store::Error::Missing { key });
+    let manifest = download_manifest(store, cache, digest).await?;
     let mut attempt = 0;
     let (layout, packs) = loop {
         attempt += 1;
@@ -338,35 +383,6 @@ async fn fetch_description(store: &Store, cache: &Cache, digest: &Digest) -> Res
     place(cache, layout, cache.layout(digest)).await?;
     place(cache, manifest, cache.manifest(digest)).await?;
     Ok(packs)
-}
-
-/// Reads everything of a snapshot back into `scratch` and verifies every pack, chunk and file.
-pub(crate) async fn verify(
-    store: &Store,
-    scratch: &Cache,
-    digest: &Digest,
-    events: &Events,
-) -> Result<crate::Verified> {
-    let mut problems = Vec::new();
-    let packs = match fetch(store, scratch, digest, events, Some(&mut problems)).await {
-        Ok(packs) => packs,
-        Err(Error::Store { source, .. }) if is_damage(&source) => {
-            return Err(Error::Damaged { snapshot: *digest, problems: vec![source.to_string()] });
-        }
-        Err(error) => return Err(error),
-    };
-    if !problems.is_empty() {
-        problems.sort();
-        return Err(Error::Damaged { snapshot: *digest, problems });
-    }
-    let task = events.task(format!("verify snapshot {}", digest.short()), None, Unit::Bytes);
-    let (cache, snapshot, read) = (scratch.clone(), *digest, packs.len() as u64);
-    blocking("verify a snapshot", move || {
-        let (files, bytes) = verify_cached(&cache, &snapshot, &task)?;
-        task.finish(format!("{}, {}", count(files, "file"), count(bytes, "byte")));
-        Ok(crate::Verified { files, bytes, packs: read })
-    })
-    .await
 }
 
 /// The keys that a restore of the snapshot would miss: manifest, layout, and packs absent or of another size. Empty

@@ -1,20 +1,24 @@
 //! The verbs: a repository's data paths, its cache, and a store.
 
 use crate::{
-    cache::{Cache, Guard, OwnLayout, layout_key, manifest_key},
+    cache::{Cache, Guard, layout_key, manifest_key},
     checkout,
     error::{Error, Result, at, count},
     ingest,
-    manifest::{self, Manifest, Shape},
+    manifest::{self, Diff, Manifest, Shape},
     pointer::{Pointer, write_text},
-    remote::{self, Survey, blocking, failed},
+    remote::{self, blocking},
     scan,
 };
 use domain::{
-    Class, Digest, Events,
+    Digest, Events,
     event::{Task, Unit},
 };
-use std::path::{Component, Path, PathBuf};
+use std::{
+    cmp::Ordering,
+    collections::HashSet,
+    path::{Component, Path, PathBuf},
+};
 use store::Store;
 
 /// A repository with data paths, and the cache that serves it. Cheap to clone.
@@ -106,10 +110,10 @@ pub struct Verified {
 }
 
 /// A data path, resolved.
-struct Data {
-    full: PathBuf,
-    relative: PathBuf,
-    name: String,
+pub(crate) struct Data {
+    pub(crate) full: PathBuf,
+    pub(crate) relative: PathBuf,
+    pub(crate) name: String,
 }
 
 impl Repository {
@@ -201,94 +205,30 @@ impl Repository {
         Ok(Status { state, cached, pointer })
     }
 
-    /// Brings a snapshot of the cache into the store: packs, layout, and the manifest last. Can be interrupted and
-    /// repeated. When the cache has lost bytes they are taken from the data again, if that is still what was added;
-    /// otherwise [`Error::ChangedSinceAdd`].
-    pub async fn push(&self, store: &Store, pointer: &Pointer, events: &Events) -> Result<Pushed> {
-        let _guard = self.enter(None).await?;
-        let digest = pointer.digest;
-        let mut rebuilt = false;
-        loop {
-            let (cache, opened) = (self.cache.clone(), digest);
-            let own =
-                blocking("open a snapshot", move || Ok(cache.open_manifest(&opened)?.and(cache.copy_layout(&opened)?)))
-                    .await?;
-            if let Some(own) = own {
-                match self.push_packs(store, &digest, &own, events).await {
-                    Err(Error::CachedPack { .. } | Error::NotCached { .. }) if !rebuilt => {}
-                    other => return other,
-                }
-            } else if rebuilt {
-                return Err(Error::NotCached { object: manifest_key(&digest), snapshot: digest });
-            }
-            self.rebuild(pointer, events).await?;
-            rebuilt = true;
-        }
-    }
-
-    async fn push_packs(&self, store: &Store, digest: &Digest, own: &OwnLayout, events: &Events) -> Result<Pushed> {
-        let packs = &own.packs;
-        let length = |path: PathBuf| std::fs::metadata(&path).map(|meta| meta.len()).map_err(at("read", path));
-        let (manifest, layout) = (length(self.cache.manifest(digest))?, length(own.file.path().to_owned())?);
-        let survey = Survey::take(store, digest, packs).await.map_err(failed("push", digest))?;
-        let missing = survey.missing(packs);
-        let already = Pushed { uploaded_packs: 0, uploaded_bytes: 0, already: true };
-        if missing.is_empty() && survey.has_both(digest, manifest, layout) {
-            return Ok(already);
-        }
-        // Someone else may have pushed the same snapshot, packed otherwise.
-        if survey.has_manifest(digest, manifest)
-            && let Some(theirs) = remote::remote_packs(store, &self.cache, digest).await?
-        {
-            let survey = Survey::take(store, digest, &theirs).await.map_err(failed("push", digest))?;
-            if survey.missing(&theirs).is_empty() {
-                return Ok(already);
-            }
-        }
-        if let Some(lost) = missing.iter().find(|pack| !self.cache.has_pack(pack)) {
-            return Err(Error::NotCached { object: Store::key(store::Family::Pack, &lost.digest), snapshot: *digest });
-        }
-        let uploaded_bytes = missing.iter().map(|pack| pack.size).sum::<u64>() + layout + manifest;
-        let task = events.task(format!("push snapshot {}", digest.short()), Some(uploaded_bytes), Unit::Bytes);
-        remote::send_packs(store, &self.cache, digest, &missing, &task).await?;
-        remote::send_small(store, &layout_key(digest), own.file.path().to_owned(), digest, &task).await?;
-        remote::send_small(store, &manifest_key(digest), self.cache.manifest(digest), digest, &task).await?;
-        task.finish(format!("{}, {}", count(missing.len() as u64, "pack"), count(uploaded_bytes, "byte")));
-        Ok(Pushed { uploaded_packs: missing.len() as u64, uploaded_bytes, already: false })
-    }
-
-    /// Takes into the cache again what it lost of a snapshot.
-    async fn rebuild(&self, pointer: &Pointer, events: &Events) -> Result<()> {
-        let data = self.data(&pointer.data())?;
-        let (this, events, digest) = (self.clone(), events.clone(), pointer.digest);
-        blocking("take data into the cache", move || {
-            if std::fs::symlink_metadata(&data.full).is_err() {
-                return Err(Error::NotCached { object: manifest_key(&digest), snapshot: digest });
-            }
-            let _guard = this.cache.enter(Some(&data.name))?;
-            let label = data.relative.display().to_string();
-            ingest::ingest(&this.cache, &data.name, &data.full, Some(digest), &label, &events)?;
-            Ok(())
-        })
-        .await
-    }
-
     /// Brings a snapshot of the store into the cache, verified.
     pub async fn fetch(&self, store: &Store, digest: &Digest, events: &Events) -> Result<()> {
         let _guard = self.enter(None).await?;
-        remote::fetch(store, &self.cache, digest, events, None).await.map(drop)
+        let fetched = remote::fetch(store, &self.cache, digest, events, None).await;
+        if let Err(Error::Store { source, .. }) = &fetched
+            && let store::Error::Corrupt { key, .. } | store::Error::Damaged { key, .. } = &**source
+        {
+            self.remember_damage(store, [key.clone()])?;
+        }
+        fetched
     }
 
-    /// [`Repository::fetch`] of what is missing, then [`Repository::checkout`]. A pack that turns out to be damaged in
-    /// the cache is fetched again, once.
+    /// [`Repository::fetch`] of what is missing, then [`Repository::checkout`]. Packs that turn out to be damaged in the
+    /// cache are fetched again, once each.
     pub async fn pull(&self, store: &Store, pointer: &Pointer, force: bool, events: &Events) -> Result<Checkout> {
-        self.fetch(store, &pointer.digest, events).await?;
-        let (this, owned, sink) = (self.clone(), pointer.clone(), events.clone());
-        let first = blocking("check out data", move || this.checkout(&owned, force, &sink)).await;
-        let Err(Error::CachedPack { .. }) = &first else { return first };
-        self.fetch(store, &pointer.digest, events).await?;
-        let (this, owned, sink) = (self.clone(), pointer.clone(), events.clone());
-        blocking("check out data", move || this.checkout(&owned, force, &sink)).await
+        let mut again = HashSet::new();
+        loop {
+            self.fetch(store, &pointer.digest, events).await?;
+            let (this, owned, sink) = (self.clone(), pointer.clone(), events.clone());
+            match blocking("check out data", move || this.checkout(&owned, force, &sink)).await {
+                Err(Error::CachedPack { pack, .. }) if again.insert(pack) => {}
+                other => return other,
+            }
+        }
     }
 
     /// Brings the data of a pointer to its snapshot, out of the cache alone. Without `force`, local changes are
@@ -307,14 +247,13 @@ impl Repository {
         if std::fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some()) || to.is_file() {
             return Err(Error::NotEmpty { path: to.to_owned() });
         }
-        self.fetch(store, digest, events).await?;
-        let mut attempt = 0;
+        let mut again = HashSet::new();
         loop {
-            attempt += 1;
+            self.fetch(store, digest, events).await?;
             let (this, digest_, to, sink) = (self.clone(), *digest, to.to_owned(), events.clone());
             let restored = blocking("restore data", move || this.restore_cached(&digest_, &to, &sink)).await;
             match restored {
-                Err(Error::CachedPack { .. }) if attempt == 1 => self.fetch(store, digest, events).await?,
+                Err(Error::CachedPack { pack, .. }) if again.insert(pack) => {}
                 other => return other,
             }
         }
@@ -376,57 +315,6 @@ impl Repository {
             _ => to.to_owned(),
         };
         checkout::checkout(&self.cache, None, &data, digest, false, events)
-    }
-
-    /// Reads everything of a snapshot back from the store, past the cache, and verifies every object, chunk and file.
-    /// What is damaged is sent again if the cache has it whole, with a warning, and everything is read once more;
-    /// otherwise [`Error::Damaged`] names every bad object. Needs as much free space as the snapshot has in packs.
-    pub async fn verify_remote(&self, store: &Store, digest: &Digest, events: &Events) -> Result<Verified> {
-        let _guard = self.enter(None).await?;
-        let found = self.verify_stored(store, digest, events).await;
-        let damage = match &found {
-            Err(error) if error.class() == Class::Integrity => error.to_string(),
-            _ => return found,
-        };
-        match self.heal(store, digest, events).await {
-            Ok(true) => {}
-            Ok(false) => return found,
-            Err(error) => {
-                events.warn(format!("what is damaged of snapshot {} could not be sent again: {error}", digest.short()));
-                return found;
-            }
-        }
-        let verified = self.verify_stored(store, digest, events).await?;
-        events.warn(format!("{damage}; it was sent again out of the cache and is whole now"));
-        Ok(verified)
-    }
-
-    /// Sends what the store has damaged of a snapshot; false when the cache does not have all of that.
-    async fn heal(&self, store: &Store, digest: &Digest, events: &Events) -> Result<bool> {
-        // What was never committed is not damaged, and pushing is asked for by its own verb.
-        if !store.is_damaged(&manifest_key(digest))
-            && store.has(store::Family::Snapshot, digest).await.map_err(failed("look for", digest))?.is_none()
-        {
-            return Ok(false);
-        }
-        let (cache, opened) = (self.cache.clone(), *digest);
-        let own =
-            blocking("open a snapshot", move || Ok(cache.open_manifest(&opened)?.and(cache.copy_layout(&opened)?)))
-                .await?;
-        let Some(own) = own else { return Ok(false) };
-        match self.push_packs(store, digest, &own, events).await {
-            Ok(pushed) => Ok(!pushed.already),
-            Err(Error::NotCached { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn verify_stored(&self, store: &Store, digest: &Digest, events: &Events) -> Result<Verified> {
-        let tmp = self.cache.tmp();
-        let folder = tempfile::Builder::new().prefix("verify-").tempdir_in(&tmp).map_err(at("write in", &tmp))?;
-        let scratch = Cache::new(folder.path().to_owned());
-        std::fs::create_dir_all(scratch.tmp()).map_err(at("make the directory", scratch.tmp()))?;
-        remote::verify(store, &scratch, digest, events).await
     }
 
     /// Reads every byte of the data, if it is there, and of what the cache has of its snapshot. [`Error::Damaged`] names
@@ -516,7 +404,43 @@ impl Repository {
         Ok(Some(manifest))
     }
 
-    async fn enter(&self, data: Option<&str>) -> Result<Guard> {
+    /// What changed between two snapshots. Manifests come from the cache, else from the store; one that is in neither is
+    /// [`Error::NotCached`] without a store.
+    pub async fn compare(&self, store: Option<&Store>, old: &Digest, new: &Digest, events: &Events) -> Result<Diff> {
+        let _guard = self.enter(None).await?;
+        let task = events.task(format!("compare {} with {}", old.short(), new.short()), None, Unit::Items);
+        let mut opened = Vec::new();
+        for digest in [old, new] {
+            let (cache, wanted) = (self.cache.clone(), *digest);
+            let reader = match blocking("open a manifest", move || cache.open_manifest(&wanted)).await? {
+                Some(reader) => reader,
+                None => {
+                    let Some(store) = store else {
+                        return Err(Error::NotCached { object: manifest_key(digest), snapshot: *digest });
+                    };
+                    // Not kept: a manifest in the cache stands for the rest of its snapshot.
+                    let file = remote::download_manifest(store, &self.cache, digest).await?;
+                    let file = std::fs::File::open(file.path()).map_err(at("open", file.path()))?;
+                    crate::ManifestReader::new(std::io::BufReader::new(file), manifest_key(digest))?
+                }
+            };
+            opened.push(reader);
+        }
+        let diff = blocking("compare manifests", move || {
+            let [old, new] = &mut opened[..] else { return Ok(Diff::default()) };
+            merge(old, new)
+        })
+        .await?;
+        task.finish(format!(
+            "{} added, {} removed, {} changed",
+            diff.added.len(),
+            diff.removed.len(),
+            diff.changed.len()
+        ));
+        Ok(diff)
+    }
+
+    pub(crate) async fn enter(&self, data: Option<&str>) -> Result<Guard> {
         let (cache, data) = (self.cache.clone(), data.map(str::to_owned));
         blocking("open the cache", move || cache.enter(data.as_deref())).await
     }
@@ -526,7 +450,7 @@ impl Repository {
     }
 
     /// Resolves a data path, which must be inside the root and apart from the cache.
-    fn data(&self, path: &Path) -> Result<Data> {
+    pub(crate) fn data(&self, path: &Path) -> Result<Data> {
         let outside = || Error::Path { path: path.to_owned(), why: "is not inside the repository" };
         let full = self.under_root(path);
         let relative = match full.strip_prefix(&self.root) {
@@ -595,6 +519,30 @@ impl Repository {
         }
         let gap = if old.is_empty() || old.ends_with('\n') { "" } else { "\n" };
         write_text(&file, &format!("{old}{gap}{line}\n")).map(drop)
+    }
+}
+
+type Opened = crate::ManifestReader<std::io::BufReader<std::fs::File>>;
+
+/// Reads two manifests side by side.
+fn merge(old: &mut Opened, new: &mut Opened) -> Result<Diff> {
+    let mut diff = Diff::default();
+    let (mut left, mut right) = (old.next_entry()?, new.next_entry()?);
+    loop {
+        let order = match (&left, &right) {
+            (None, None) => return Ok(diff),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(old), Some(new)) => old.path.cmp(&new.path),
+        };
+        let removed = if order == Ordering::Greater { None } else { std::mem::replace(&mut left, old.next_entry()?) };
+        let added = if order == Ordering::Less { None } else { std::mem::replace(&mut right, new.next_entry()?) };
+        match (removed, added) {
+            (Some(old), Some(new)) if old.kind != new.kind => diff.changed.push(new.path),
+            (Some(old), None) => diff.removed.push(old.path),
+            (None, Some(new)) => diff.added.push(new.path),
+            _ => {}
+        }
     }
 }
 

@@ -18,6 +18,16 @@ fn store_over(memory: &Arc<Memory>) -> Store {
     Store::over(memory.clone())
 }
 
+/// What is stored of snapshots, without the notes that pushes leave for a gc.
+fn data(memory: &Memory) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let ours = |key: &String| ["packs/", "layouts/", "snapshots/"].iter().any(|family| key.starts_with(family));
+    memory.contents().into_iter().filter(|(key, _)| ours(key)).map(|(key, bytes)| (key, bytes.to_vec())).collect()
+}
+
+fn keys(memory: &Memory) -> Vec<String> {
+    data(memory).into_keys().collect()
+}
+
 async fn round_trip(store: &Store) {
     let (here, there) = (Fixture::new(), Fixture::new());
     one_of_everything(&here);
@@ -88,10 +98,207 @@ async fn a_push_of_nothing_new_asks_once() {
     faults.arm(0, Mode::Before);
     let pushed = f.repository.push(&store, &pointer, &f.events).await.unwrap();
     assert_eq!(pushed.uploaded_packs, 2);
-    assert_eq!(faults.seen(), 5, "a listing, two packs, layout and manifest");
+    assert_eq!(
+        faults.seen(),
+        8,
+        "claim, listing, two packs, layout, manifest, and a question before and after the last"
+    );
     faults.arm(0, Mode::Before);
     assert!(f.repository.push(&store, &pointer, &f.events).await.unwrap().already);
-    assert_eq!(faults.seen(), 1);
+    assert_eq!(faults.seen(), 2, "claim and listing");
+}
+
+#[tokio::test]
+async fn a_push_of_nothing_new_to_a_large_store_asks_for_what_one_page_does_not_tell() {
+    let (memory, faults) = (Memory::new(), Faults::new());
+    let f = Fixture::new();
+    f.write("data/raw/some", noise(40_000_000, 50));
+    let pointer = f.add("data/raw").pointer;
+    let store = Store::over(Faulty::new(memory.clone(), faults.clone()));
+    f.repository.push(&store, &pointer, &f.events).await.unwrap();
+    let fill = |family: &'static str, count: u32| {
+        let memory = memory.clone();
+        async move {
+            for number in 0..count {
+                let hex = Digest::of(format!("{family}{number}")).hex();
+                let body = store::Body::Bytes(hex.clone().into());
+                memory.put(&format!("{family}/{}/{hex}", &hex[..2]), body, store::Condition::None).await.unwrap();
+            }
+        }
+    };
+    // What one page tells is asked once, however much there is elsewhere.
+    fill("blobs/sha256", 10_000).await;
+    fill("zzz", 1_000).await;
+    faults.arm(0, Mode::Before);
+    assert!(f.repository.push(&store, &pointer, &f.events).await.unwrap().already);
+    assert_eq!(faults.seen(), 2);
+    // Where it does not reach, one question for each object.
+    fill("layouts", 2_000).await;
+    fill("packs", 10_000).await;
+    faults.arm(0, Mode::Before);
+    assert!(f.repository.push(&store, &pointer, &f.events).await.unwrap().already);
+    assert!(faults.seen() <= 2 + 3 + 2, "{} requests for three packs, layout and manifest", faults.seen());
+    // And what is gone is noticed.
+    for key in keys(&memory).into_iter().filter(|key| f.has_cached(key)) {
+        let whole = data(&memory);
+        memory.remove(&key);
+        assert!(!f.repository.push(&store, &pointer, &f.events).await.unwrap().already, "{key}");
+        assert!(data(&memory) == whole, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn twenty_thousand_small_files_are_pushed_in_thirty_requests() {
+    let faults = Faults::new();
+    let f = Fixture::new();
+    let bytes = noise(11_000, 51);
+    for number in 0..20_000_u32 {
+        let mut file = bytes[..1_000 + (number as usize * 37) % 10_000].to_vec();
+        file[..4].copy_from_slice(&number.to_le_bytes());
+        if number % 100 == 0 {
+            fs::create_dir_all(f.path(format!("data/raw/{}", number / 100))).unwrap();
+        }
+        fs::write(f.path(format!("data/raw/{}/{number}", number / 100)), file).unwrap();
+    }
+    let pointer = f.add("data/raw").pointer;
+    let store = Store::over(Faulty::new(Memory::new(), faults.clone()));
+    faults.arm(0, Mode::Before);
+    f.repository.push(&store, &pointer, &f.events).await.unwrap();
+    assert!(faults.seen() <= 30, "{} requests", faults.seen());
+    faults.arm(0, Mode::Before);
+    assert!(f.repository.push(&store, &pointer, &f.events).await.unwrap().already);
+    assert!(faults.seen() <= 2, "{} requests", faults.seen());
+}
+
+#[tokio::test]
+async fn several_remotes_each_get_everything_and_help_each_other() {
+    let (first, second) = (Memory::new(), Memory::new());
+    let f = Fixture::new();
+    one_of_everything(&f);
+    let pointer = f.add("data/raw").pointer;
+    for memory in [&first, &second] {
+        assert!(!f.repository.push(&store_over(memory), &pointer, &f.events).await.unwrap().already);
+    }
+    assert_eq!(data(&first), data(&second));
+    // Damage in one is healed from the other, where no cache has it.
+    for key in keys(&first) {
+        let whole = data(&first);
+        first.tamper(&key, |bytes| bytes[100] ^= 1);
+        let other = Fixture::new();
+        let copies = [store_over(&second)];
+        let verified = other.repository.verify_and_heal(&store_over(&first), &pointer.digest, &[], &other.events).await;
+        assert_eq!(verified.unwrap_err().class(), Class::Integrity);
+        other.repository.verify_and_heal(&store_over(&first), &pointer.digest, &copies, &other.events).await.unwrap();
+        assert_eq!(data(&first), whole, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_verification_found_damaged_is_sent_by_the_next_push_of_another_process() {
+    let memory = Memory::new();
+    let f = Fixture::new();
+    one_of_everything(&f);
+    let pointer = f.add("data/raw").pointer;
+    f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
+    let whole = data(&memory);
+    let packs = f.path(".sealift/cache/packs");
+    for key in keys(&memory) {
+        memory.tamper(&key, |bytes| bytes[100] ^= 1);
+        // The cache cannot help now: the packs are elsewhere, and the manifest too.
+        fs::rename(&packs, f.path("packs")).unwrap();
+        fs::rename(f.path(".sealift/cache/snapshots"), f.path("snapshots")).unwrap();
+        f.repository.verify_remote(&store_over(&memory), &pointer.digest, &f.events).await.unwrap_err();
+        fs::rename(f.path("packs"), &packs).unwrap();
+        fs::rename(f.path("snapshots"), f.path(".sealift/cache/snapshots")).unwrap();
+        // A new store value knows nothing by itself.
+        let pushed = f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
+        assert!(!pushed.already, "{key}");
+        assert_eq!(data(&memory), whole, "{key}");
+        assert!(f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap().already, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_verification_needs_room_for_a_few_packs_only_and_names_every_damaged_object() {
+    let memory = Memory::new();
+    let f = Fixture::new();
+    // More packs than stay on the disk, of which the newest share chunks with the oldest.
+    let mut bytes = noise(260_000_000, 52);
+    f.write("data/raw/a", &bytes);
+    f.add("data/raw");
+    bytes.splice(130_000_000..130_000_000, [7; 100]);
+    f.write("data/raw/b", &bytes);
+    f.write("data/raw/z", "small");
+    drop(bytes);
+    let pointer = f.add("data/raw").pointer;
+    f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
+    let most = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let (seen, there) = (most.clone(), Fixture::new());
+    let folder = there.path(".sealift/cache");
+    let count = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let events = domain::Events::new(Watch(Box::new(move || {
+        if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 50 == 0 {
+            let sizes =
+                common::walk(&folder).into_iter().filter_map(|path| path.metadata().ok()).map(|meta| meta.len());
+            seen.fetch_max(sizes.sum(), std::sync::atomic::Ordering::Relaxed);
+        }
+    })));
+    let verified = there.repository.verify_remote(&store_over(&memory), &pointer.digest, &events).await.unwrap();
+    assert_eq!((verified.files, verified.bytes), (3, pointer.bytes));
+    assert!(verified.packs > 16, "{verified:?}");
+    // Named files alone: those that are open have no name and are at most twelve.
+    let most = most.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(most < 120_000_000, "{most} bytes were in the cache's folder");
+    let packs: Vec<String> = keys(&memory).into_iter().filter(|key| key.starts_with("packs/")).collect();
+    memory.tamper(&packs[3], |bytes| bytes[100] ^= 1);
+    memory.remove(&packs[15]);
+    let error = there.repository.verify_remote(&store_over(&memory), &pointer.digest, &there.events).await.unwrap_err();
+    let Error::Damaged { problems, .. } = &error else { panic!("{error}") };
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems.iter().any(|problem| problem.contains(&packs[3])), "{problems:?}");
+    assert!(problems.iter().any(|problem| problem.contains(&packs[15])), "{problems:?}");
+}
+
+#[tokio::test]
+async fn snapshots_share_packs_between_versions_and_components() {
+    let memory = Memory::new();
+    let f = Fixture::new();
+    f.write("data/raw/large", noise(20_000_000, 53));
+    f.write("other/data/large", noise(20_000_000, 53));
+    f.write("other/data/more", "another component has the same bytes");
+    let (raw, other) = (f.add("data/raw").pointer, f.add("other/data").pointer);
+    f.repository.push(&store_over(&memory), &raw, &f.events).await.unwrap();
+    let pushed = f.repository.push(&store_over(&memory), &other, &f.events).await.unwrap();
+    assert!(pushed.uploaded_packs == 1 && pushed.uploaded_bytes < 20_000, "{pushed:?}");
+}
+
+#[tokio::test]
+async fn snapshots_are_compared_out_of_the_cache_or_of_the_store() {
+    let memory = Memory::new();
+    let f = Fixture::new();
+    one_of_everything(&f);
+    let old = f.add("data/raw").pointer;
+    f.repository.push(&store_over(&memory), &old, &f.events).await.unwrap();
+    fs::remove_file(f.path("data/raw/empty")).unwrap();
+    f.write("data/raw/a.csv", "changed");
+    f.write("data/raw/zz", "new");
+    let new = f.add("data/raw").pointer;
+    f.repository.push(&store_over(&memory), &new, &f.events).await.unwrap();
+    let bare = Fixture::new();
+    let store = store_over(&memory);
+    let expected = snapshot::Diff {
+        added: vec![b"zz".to_vec()],
+        removed: vec![b"empty".to_vec()],
+        changed: vec![b"a.csv".to_vec()],
+    };
+    let here = f.repository.compare(None, &old.digest, &new.digest, &f.events).await.unwrap();
+    let there = bare.repository.compare(Some(&store), &old.digest, &new.digest, &f.events).await.unwrap();
+    assert_eq!((&here, &there), (&expected, &expected));
+    assert!(bare.repository.manifest(&old.digest).unwrap().is_none(), "nothing half is left in the cache");
+    let same = f.repository.compare(None, &old.digest, &old.digest, &f.events).await.unwrap();
+    assert!(same.is_empty());
+    let error = bare.repository.compare(None, &old.digest, &new.digest, &f.events).await.unwrap_err();
+    assert_eq!(error.class(), Class::NotFound);
 }
 
 #[tokio::test]
@@ -121,7 +328,7 @@ async fn a_flipped_byte_anywhere_is_named_and_healing_heals() {
     let pointer = f.add("data/raw").pointer;
     f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
     let mut tried = 0;
-    for (key, bytes) in memory.contents() {
+    for (key, bytes) in data(&memory) {
         for position in [0, bytes.len() / 3, bytes.len() / 2, bytes.len() - 1] {
             let there = Fixture::new();
             let theirs = there.take_pointer(&pointer, POINTER);
@@ -165,15 +372,15 @@ async fn damage_of_the_right_size_is_healed_by_a_verification_or_by_who_found_it
     // What was never pushed is not pushed by a verification.
     let store = store_over(&memory);
     f.repository.verify_remote(&store, &pointer.digest, &f.events).await.unwrap_err();
-    assert_eq!(memory.keys(), Vec::<String>::new());
+    assert_eq!(keys(&memory), Vec::<String>::new());
     f.repository.push(&store, &pointer, &f.events).await.unwrap();
-    let whole = memory.contents();
-    for key in memory.keys() {
+    let whole = data(&memory);
+    for key in keys(&memory) {
         let warnings = Warnings::default();
         let events = domain::Events::new(warnings.clone());
         memory.tamper(&key, |bytes| bytes[100] ^= 0x10);
         f.repository.verify_remote(&store_over(&memory), &pointer.digest, &events).await.unwrap();
-        assert_eq!(memory.contents(), whole, "{key}");
+        assert_eq!(data(&memory), whole, "{key}");
         let said = warnings.0.lock().unwrap().join("\n");
         assert!(said.contains(&key) && said.contains("it was sent again out of the cache"), "{said}");
 
@@ -184,19 +391,19 @@ async fn damage_of_the_right_size_is_healed_by_a_verification_or_by_who_found_it
         Fixture::new().repository.fetch(&store, &pointer.digest, &f.events).await.unwrap_err();
         assert!(!complete(&store, &pointer.digest).await.is_ok_and(|missing| missing.is_empty()), "{key}");
         assert!(!f.repository.push(&store, &pointer, &f.events).await.unwrap().already);
-        assert_eq!(memory.contents(), whole, "{key}");
+        assert_eq!(data(&memory), whole, "{key}");
     }
     // A copy in the cache that is damaged itself heals nothing.
     let pack = f.cached_packs().remove(0);
     let name = pack.file_name().unwrap().to_str().unwrap().to_owned();
-    let key = memory.keys().into_iter().find(|key| key.ends_with(&name)).unwrap();
+    let key = keys(&memory).into_iter().find(|key| key.ends_with(&name)).unwrap();
     for bytes in [fs::read(&pack).unwrap().iter().map(|byte| byte ^ 1).collect(), Vec::new()] {
         fs::write(&pack, bytes).unwrap();
         memory.tamper(&key, |bytes| bytes[100] ^= 0x10);
-        let before = memory.contents();
+        let before = data(&memory);
         let error = f.repository.verify_remote(&store_over(&memory), &pointer.digest, &f.events).await.unwrap_err();
         assert!(matches!(&error, Error::Damaged { .. }) && error.to_string().contains(&key), "{error}");
-        assert_eq!(memory.contents(), before);
+        assert_eq!(data(&memory), before);
         memory.tamper(&key, |bytes| bytes[100] ^= 0x10);
     }
 }
@@ -314,8 +521,8 @@ async fn what_was_deleted_or_cut_short_behind_our_back_is_pushed_again() {
         one_of_everything(&f);
         let pointer = f.add("data/raw").pointer;
         f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap();
-        let whole = memory.contents();
-        for key in memory.keys() {
+        let whole = data(&memory);
+        for key in keys(&memory) {
             for cut in [false, true] {
                 if cut {
                     memory.tamper(&key, |bytes| bytes.truncate(bytes.len() - 1));
@@ -330,7 +537,7 @@ async fn what_was_deleted_or_cut_short_behind_our_back_is_pushed_again() {
                     );
                 }
                 assert!(!f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap().already, "{key}");
-                assert_eq!(memory.contents(), whole, "{key}");
+                assert_eq!(data(&memory), whole, "{key}");
             }
         }
     }
@@ -424,7 +631,7 @@ async fn data_that_changed_between_add_and_push_matters_only_when_the_cache_lost
         let error = f.repository.push(&store_over(&memory), &pointer, &f.events).await.unwrap_err();
         assert!(matches!(error, Error::ChangedSinceAdd { .. }), "{error}");
         assert!(error.to_string().contains("data/raw changed between add and push"), "{error}");
-        assert_eq!(memory.keys(), Vec::<String>::new());
+        assert_eq!(keys(&memory), Vec::<String>::new());
     }
     // The data is as it was: the cache is made whole from it.
     f.write("data/raw/a-b/x", "sorted before a/");
@@ -467,11 +674,11 @@ async fn the_same_snapshot_packed_otherwise_is_there_already() {
     let (pa, pb) = (a.add("data/raw").pointer, b.add("data/raw").pointer);
     assert_eq!(pa.digest, pb.digest);
     assert!(!a.repository.push(&store_over(&memory), &pa, &a.events).await.unwrap().already);
-    let before = memory.contents();
+    let before = data(&memory);
     assert!(b.repository.push(&store_over(&memory), &pb, &b.events).await.unwrap().already);
-    assert_eq!(memory.contents(), before);
+    assert_eq!(data(&memory), before);
     // When the first packing is broken, the second replaces it.
-    let pack = memory.keys().into_iter().find(|key| key.starts_with("packs/")).unwrap();
+    let pack = keys(&memory).into_iter().find(|key| key.starts_with("packs/")).unwrap();
     memory.remove(&pack);
     assert!(!b.repository.push(&store_over(&memory), &pb, &b.events).await.unwrap().already);
     b.repository.verify_remote(&store_over(&memory), &pb.digest, &b.events).await.unwrap();
@@ -487,7 +694,7 @@ async fn two_pushes_at_once_end_as_one() {
     let push = || f.repository.push(&store, &pointer, &f.events);
     let (a, b, c) = tokio::join!(push(), push(), push());
     assert!(a.is_ok() && b.is_ok() && c.is_ok());
-    assert_eq!(memory.keys().len(), 3);
+    assert_eq!(keys(&memory).len(), 3);
     f.repository.verify_remote(&store, &pointer.digest, &f.events).await.unwrap();
 }
 

@@ -49,6 +49,11 @@ impl Fixture {
         Pointer::read(&path).unwrap()
     }
 
+    /// Whether the cache has this object of a store.
+    pub fn has_cached(&self, key: &str) -> bool {
+        self.path(".sealift/cache").join(key).exists()
+    }
+
     /// Every cached pack.
     pub fn cached_packs(&self) -> Vec<PathBuf> {
         let mut packs: Vec<PathBuf> =
