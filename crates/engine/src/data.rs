@@ -302,16 +302,28 @@ pub async fn push(workspace: &Workspace, wanted: &[String], remote: Option<&str>
 pub async fn pull(
     workspace: &Workspace,
     wanted: &[String],
-    _parts: &[String],
+    parts: &[String],
     force: bool,
     remote: Option<&str>,
 ) -> Result<Vec<CheckedOut>> {
     let sets = sets(workspace, wanted)?;
+    if !parts.is_empty() && sets.len() != 1 {
+        let names: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
+        return Err(Error::Usage { message: format!("--path is about one data set; say which: {}", names.join(", ")) });
+    }
     let store = place(workspace, remote, false).await?;
     let mut all = Vec::new();
     for set in sets {
         let pointer = pointer(&workspace.root, &set.path)?;
-        let done = repository(workspace).pull(&store, &pointer, force, &workspace.events).await;
+        let (repository, events) = (repository(workspace), &workspace.events);
+        let done = if parts.is_empty() {
+            repository.pull(&store, &pointer, force, events).await
+        } else {
+            // As a shell completes them, paths may begin with that of the data.
+            let inside = |part: &String| part.strip_prefix(&format!("{}/", set.path)).unwrap_or(part).to_owned();
+            let parts: Vec<String> = parts.iter().map(inside).collect();
+            repository.pull_part(&store, &pointer, &parts, force, events).await
+        };
         all.push(checked_out(set.clone(), pointer.digest, &done.doing(format!("pull {}", set.path))?));
     }
     Ok(all)
@@ -370,6 +382,74 @@ pub async fn verify(workspace: &Workspace, wanted: &[String], of: &VerifyOf<'_>)
         all.push(VerifiedData { name: set.name, digest, place, files: found.files, bytes: found.bytes });
     }
     Ok(all)
+}
+
+/// How two versions of a data set differ.
+#[derive(Debug, Clone, Serialize)]
+pub struct DataDiff {
+    /// Name.
+    pub name: String,
+    /// The first version, as it was named.
+    pub from: String,
+    /// Its snapshot; `None` where there was none.
+    pub old: Option<Digest>,
+    /// The second version, as it was named.
+    pub to: String,
+    /// Its snapshot; `None` where there was none.
+    pub new: Option<Digest>,
+    /// Only in the second. Paths as people read them.
+    pub added: Vec<String>,
+    /// Only in the first.
+    pub removed: Vec<String>,
+    /// In both, with other content, mode or target.
+    pub changed: Vec<String>,
+}
+
+/// What changed between two versions of a data set: `from` is HEAD by default, `to` the pointer as it is in the work tree.
+/// A version is a git revision, or a snapshot's whole digest.
+pub async fn diff(workspace: &Workspace, wanted: &str, from: Option<&str>, to: Option<&str>) -> Result<DataDiff> {
+    let set = one(workspace, wanted)?;
+    let old = version(workspace, &set, Some(from.unwrap_or("HEAD"))).await?;
+    let new = version(workspace, &set, to).await?;
+    let mut diff = DataDiff {
+        name: set.name.clone(),
+        from: from.unwrap_or("HEAD").to_owned(),
+        old,
+        to: to.unwrap_or("work tree").to_owned(),
+        new,
+        added: Vec::new(),
+        removed: Vec::new(),
+        changed: Vec::new(),
+    };
+    match (old, new) {
+        (Some(old), Some(new)) if old != new => {
+            let store = workspace.store().await.ok();
+            let found = repository(workspace).compare(store.as_ref(), &old, &new, &workspace.events).await;
+            let found = found.doing(format!("compare two versions of {}", set.path))?;
+            let words = |paths: Vec<Vec<u8>>| paths.iter().map(|path| snapshot::shown(path)).collect();
+            (diff.added, diff.removed, diff.changed) = (words(found.added), words(found.removed), words(found.changed));
+        }
+        (None, None) => {
+            return Err(Error::NotFound {
+                message: format!("{} has no snapshot in either version", set.path),
+                next: Some(format!("sealift data log {}", set.name)),
+            });
+        }
+        _ => {}
+    }
+    Ok(diff)
+}
+
+/// The snapshot that a version of a data set names.
+async fn version(workspace: &Workspace, set: &Set, text: Option<&str>) -> Result<Option<Digest>> {
+    let Some(text) = text else { return Ok(Some(pointer(&workspace.root, &set.path)?.digest)) };
+    if let Ok(digest) = text.parse::<Digest>() {
+        return Ok(Some(digest));
+    }
+    let file = format!("{}.snapshot.toml", set.path);
+    let Some(pointer) = git::text_at(&workspace.root, text, &file).await? else { return Ok(None) };
+    let pointer = Pointer::parse(&pointer, Path::new(&file)).doing(format!("read {file} of {text}"))?;
+    Ok(Some(pointer.digest))
 }
 
 /// The versions of a data set in git's history, newest first.

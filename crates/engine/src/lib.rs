@@ -27,6 +27,7 @@
 //! ledger and an observation of the world.
 
 pub mod artifacts;
+pub mod collect;
 pub mod cut;
 pub mod data;
 pub mod doctor;
@@ -67,8 +68,8 @@ pub fn platform() -> String {
 }
 
 /// The embedded S3 server, for `sealift store serve`.
-pub use store::serve;
+pub use store::{serve, settle};
 
 /// What the shell passes on between the functions here: a store, the keys that are believed, a chain to verify.
 pub use ledger::{chain, keys::TrustedKeys};
-pub use store::Store;
+pub use store::{Permission, Store, least_policy};

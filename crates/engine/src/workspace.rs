@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use store::{Location, Store};
+use store::{Location, Settings, Store};
 
 /// The name of the configuration file.
 pub const CONFIG: &str = "Sealift.toml";
@@ -174,5 +174,12 @@ pub async fn open_store(config: &StoreConfig, transfer: &Transfer, root: &Path) 
             }
         }
     };
-    Store::open(&location).await.doing("open the store")
+    let settings = Settings {
+        upload_limit: transfer.upload_limit,
+        download_limit: transfer.download_limit,
+        deadline: transfer.deadline,
+        stall_timeout: transfer.stall_timeout,
+        ..Settings::default()
+    };
+    Store::open_with(&location, &settings).await.doing("open the store")
 }

@@ -60,6 +60,13 @@ fn run(line: CommandLine) -> Exit {
     let stop = shell.stop.clone();
     let waits = line.verb.stops_by_itself();
     let (result, signal) = runtime.block_on(signals::guard(stop, waits, line.verb.run(&shell)));
+    if signal.is_some() {
+        // What the verb was uploading when it was dropped is being aborted; a second signal does not wait for that.
+        let (_, _) = runtime.block_on(signals::guard(CancellationToken::new(), false, async {
+            engine::settle().await;
+            Ok(())
+        }));
+    }
     // Work on other threads that nobody waits for any more must not keep the process.
     runtime.shutdown_background();
     drawing.finish();

@@ -1,8 +1,11 @@
 //! Data sets and models in tables.
 
-use super::{Cell, Paint, Style, Table, at, bytes, explain};
+use super::{Cell, Paint, Style, Table, at, bytes, count, explain};
 use domain::model::ModelRecord;
-use engine::data::{Added, CheckedOut, DataRevision, DataStatus, PushedData, VerifiedData};
+use engine::{
+    collect::Collection,
+    data::{Added, CheckedOut, DataDiff, DataRevision, DataStatus, PushedData, VerifiedData},
+};
 
 /// `data add`.
 pub(crate) fn added(all: &[Added], paint: &Paint) -> String {
@@ -108,6 +111,74 @@ pub(crate) fn verified(all: &[VerifiedData], paint: &Paint) -> String {
         ]);
     }
     table.render("", paint)
+}
+
+/// `data diff`.
+pub(crate) fn diff(diff: &DataDiff) -> String {
+    let short = |digest: Option<domain::Digest>| digest.map_or_else(|| "nothing".to_owned(), |digest| digest.short());
+    let versions = format!("{} ({}) and {} ({})", diff.from, short(diff.old), diff.to, short(diff.new));
+    let name = &diff.name;
+    match (diff.old, diff.new) {
+        (Some(old), Some(new)) if old == new => return format!("{name}: {versions} are the same"),
+        (None, _) => return format!("{name} is new: it is not in {}", diff.from),
+        (_, None) => return format!("{name} is gone: it is not in {}", diff.to),
+        _ => {}
+    }
+    let counts = [("new", &diff.added), ("gone", &diff.removed), ("changed", &diff.changed)];
+    let sum = counts.map(|(word, files)| format!("{} {word}", files.len())).join(", ");
+    let mut text = format!("{name}: between {versions} {sum}");
+    for (word, files) in counts {
+        files.iter().for_each(|file| text.push_str(&format!("\n  {word:<7} {file}")));
+    }
+    text
+}
+
+/// How many objects of a plan are worth reading.
+const SHOWN: usize = 20;
+
+/// `data gc`.
+pub(crate) fn collected(collection: &Collection, again: &str, paint: &Paint) -> String {
+    let (roots, plan) = (&collection.roots, &collection.plan);
+    let mut text = format!(
+        "{}: keeps {}, {} (needed by {}: {}; by git's history: {}; by the work tree: {})",
+        collection.place,
+        count(plan.kept_snapshots, "snapshot"),
+        bytes(plan.kept_bytes),
+        count(roots.releases as u64, "release"),
+        roots.of_releases,
+        roots.of_history,
+        roots.of_work_tree
+    );
+    if plan.young.objects > 0 {
+        text.push_str(&format!(
+            "\n  {}, {}, not needed but younger than {}",
+            count(plan.young.objects, "object"),
+            bytes(plan.young.bytes),
+            domain::config::duration::format(&std::time::Duration::from_secs(plan.grace_seconds))
+        ));
+    }
+    if plan.remove.is_empty() {
+        return format!("{text}\nnothing to remove");
+    }
+    let what = format!("{}, {}", count(plan.remove.len() as u64, "object"), bytes(plan.remove_bytes));
+    if let Some(collected) = &collection.collected {
+        let (removed, spared) = (&collected.removed, &collected.spared);
+        text.push_str(&format!("\nremoved {}, {}", count(removed.objects, "object"), bytes(removed.bytes)));
+        if spared.objects > 0 {
+            text.push_str(&format!("; {} came to be needed meanwhile and stay", count(spared.objects, "object")));
+        }
+        return text;
+    }
+    text.push_str(&format!("\nwould remove {what}:\n"));
+    let mut table = Table::new(["OBJECT", "SIZE", "WHY"]);
+    for object in plan.remove.iter().take(SHOWN) {
+        table.row([object.key.clone().into(), bytes(object.size).into(), object.why.into()]);
+    }
+    text.push_str(&table.render("  ", paint));
+    if plan.remove.len() > SHOWN {
+        text.push_str(&format!("\n  and {} more (all of them with --format json)", plan.remove.len() - SHOWN));
+    }
+    format!("{text}\n  next: {again}")
 }
 
 /// `data log`.

@@ -5,8 +5,17 @@ use crate::{
     shell::Shell,
     text::{self, Paint},
 };
-use engine::{Result, Workspace, data, data::VerifyOf};
-use std::path::{Component, Path};
+use domain::config;
+use engine::{
+    Result, Workspace,
+    collect::{self, Place},
+    data,
+    data::VerifyOf,
+};
+use std::{
+    path::{Component, Path},
+    time::Duration,
+};
 
 /// Keep data sets that are too large for git
 ///
@@ -41,10 +50,15 @@ enum What {
         remote: Remote,
     },
     /// Fetch snapshots from the store and write their files
-    #[command(after_help = "Example:\n  sealift data pull\n  sealift data pull wine-quality --force")]
+    #[command(
+        after_help = "Example:\n  sealift data pull\n  sealift data pull wine-quality --path 2024/ --path README"
+    )]
     Pull {
         #[command(flatten)]
         what: Overwriting,
+        /// Only this file or folder inside the one data set; may be given several times
+        #[arg(long = "path", value_name = "PATH")]
+        parts: Vec<String>,
         #[command(flatten)]
         remote: Remote,
     },
@@ -61,6 +75,41 @@ enum What {
         local: bool,
         #[command(flatten)]
         remote: Remote,
+    },
+    /// Show what changed between two versions of a data set
+    ///
+    /// A version is a git revision or a snapshot's digest. Without any, HEAD is compared with the pointer as it is now.
+    #[command(
+        after_help = "Example:\n  sealift data diff wine-quality\n  sealift data diff wine-quality v1.0.0 v1.1.0"
+    )]
+    Diff {
+        /// The data set
+        #[arg(value_name = "DATA")]
+        set: String,
+        /// The first version; HEAD by default
+        #[arg(value_name = "FROM")]
+        from: Option<String>,
+        /// The second version; the pointer in the work tree by default
+        #[arg(value_name = "TO")]
+        to: Option<String>,
+    },
+    /// Remove what no release, branch, tag or work tree needs; without --yes only say what that is
+    ///
+    /// What is kept is said by [policy.data] in Sealift.toml. The whole history of the branches and tags named there counts, and
+    /// whatever is younger than the grace stays.
+    #[command(after_help = "Example:\n  sealift data gc\n  sealift data gc --yes\n  sealift data gc --cache --yes")]
+    Gc {
+        #[command(flatten)]
+        remote: Remote,
+        /// Collect the cache of this host instead of the store
+        #[arg(long, conflicts_with_all = ["remote", "grace"])]
+        cache: bool,
+        /// Keep what is younger than this, by the store's clock, instead of the policy's grace
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        grace: Option<Duration>,
+        /// Remove it
+        #[arg(long)]
+        yes: bool,
     },
     /// Show the versions of a data set in git's history
     #[command(after_help = "Example:\n  sealift data log wine-quality")]
@@ -120,8 +169,8 @@ pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> 
             let all = data::push(&workspace, &named(sets), remote.name()).await?;
             Report::new(&all, text::data::pushed(&all, &paint))
         }
-        What::Pull { what: Overwriting { sets, force }, remote } => {
-            let all = data::pull(&workspace, &named(sets), &[], *force, remote.name()).await?;
+        What::Pull { what: Overwriting { sets, force }, parts, remote } => {
+            let all = data::pull(&workspace, &named(sets), parts, *force, remote.name()).await?;
             Report::new(&all, text::data::checked_out(&all, &paint))
         }
         What::Checkout(Overwriting { sets, force }) => {
@@ -133,11 +182,35 @@ pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> 
             let all = data::verify(&workspace, &named(sets), &of).await?;
             Report::new(&all, text::data::verified(&all, &paint))
         }
+        What::Diff { set, from, to } => {
+            let set = from_root(shell, &workspace, set);
+            let diff = data::diff(&workspace, &set, from.as_deref(), to.as_deref()).await?;
+            Report::new(&diff, text::data::diff(&diff))
+        }
+        What::Gc { remote, cache, grace, yes } => {
+            let place = if *cache { Place::Cache } else { Place::Store(remote.remote.clone()) };
+            let collection = collect::run(&workspace, &place, *grace, *yes).await?;
+            let mut again = "sealift data gc --yes".to_owned();
+            if *cache {
+                again.push_str(" --cache");
+            }
+            for (option, value) in
+                [("--remote", remote.remote.clone()), ("--grace", grace.as_ref().map(config::duration::format))]
+            {
+                again.push_str(&value.map_or_else(String::new, |value| format!(" {option} {value}")));
+            }
+            Report::new(&collection, text::data::collected(&collection, &again, &paint))
+        }
         What::Log { set, limit } => {
             let all = data::log(&workspace, &from_root(shell, &workspace, set), *limit).await?;
             Report::new(&all, text::data::log(&all, &paint))
         }
     })
+}
+
+/// A duration as in the configuration: `7d`, `12h`, `0s`.
+fn duration(text: &str) -> std::result::Result<Duration, String> {
+    config::duration::parse(text).ok_or_else(|| "is no duration: write 30s, 5m, 2h or 7d".to_owned())
 }
 
 /// A path that was typed in a folder below the root, as the root sees it. Names, and paths that lead elsewhere, stay

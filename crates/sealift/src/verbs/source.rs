@@ -26,18 +26,29 @@ pub(super) struct Source {
 }
 
 impl Source {
+    /// Where the store is, as it was typed or configured.
+    pub(super) fn place(&self, shell: &Shell) -> Result<StoreConfig> {
+        match &self.store {
+            None => match shell.workspace_if_any()? {
+                Some(workspace) => Ok(workspace.config.store),
+                None => Err(Error::Usage { message: no_default("--store", &shell.start) }),
+            },
+            Some(text) => match text.strip_prefix("s3://") {
+                Some(place) => s3(place, self.endpoint.clone(), self.region.clone()),
+                None => folder(&shell.path(Path::new(text))),
+            },
+        }
+    }
+
     /// Opens the store. One that is not there is not made.
     pub(super) async fn open_store(&self, shell: &Shell) -> Result<Store> {
-        let Some(text) = &self.store else {
+        if self.store.is_none() {
             return match shell.workspace_if_any()? {
                 Some(workspace) => workspace.store().await,
                 None => Err(Error::Usage { message: no_default("--store", &shell.start) }),
             };
-        };
-        let config = match text.strip_prefix("s3://") {
-            Some(place) => s3(place, self.endpoint.clone(), self.region.clone())?,
-            None => folder(&shell.path(Path::new(text)))?,
-        };
+        }
+        let config = self.place(shell)?;
         // A store that was typed is used also where Sealift.toml cannot be read: nothing is taken from it.
         open_store(&config, &Transfer::default(), &shell.start).await
     }

@@ -1,11 +1,17 @@
 //! `sealift store`.
 
 use super::source::Source;
-use crate::{report, report::Report, shell::Shell};
-use domain::secret::Secret;
-use engine::{Error, Result, error::Doing, releases};
+use crate::{
+    report,
+    report::Report,
+    shell::Shell,
+    text,
+    text::{Cell, Paint, Style, Table},
+};
+use domain::{config::StoreConfig, secret::Secret};
+use engine::{Error, Permission, Result, error::Doing, releases};
 use serde_json::json;
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 /// Serve a local S3 store, or check one
 #[derive(Debug, clap::Args)]
@@ -36,11 +42,23 @@ enum What {
         #[arg(long = "bucket", value_name = "NAME", required = true)]
         buckets: Vec<String>,
     },
-    /// Ask whether a store answers and keeps conditional writes, without which leases and the ledger are not safe
+    /// Ask whether a store answers, permits what is needed, and keeps conditional writes
+    ///
+    /// Each permission is proven by doing it once on keys of its own below probes/, which are removed again. Without
+    /// conditional writes leases and the ledger are not safe.
     #[command(
-        after_help = "Example:\n  sealift store check\n  sealift store check --store s3://releases/wine --endpoint http://127.0.0.1:9000"
+        after_help = "Example:\n  sealift store check\n  sealift store check --store s3://releases/wine --endpoint http://127.0.0.1:9000\n  sealift store check --policy > policy.json"
     )]
-    Check(Source),
+    Check {
+        #[command(flatten)]
+        source: Source,
+        /// Print the least IAM policy that suffices for this bucket and prefix, and do nothing else
+        #[arg(long)]
+        policy: bool,
+    },
+    /// Count what is in a store, by kind
+    #[command(after_help = "Example:\n  sealift store stat")]
+    Stat(Source),
 }
 
 impl Arguments {
@@ -53,7 +71,9 @@ impl Arguments {
 pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> {
     match &arguments.what {
         What::Serve { dir, listen, buckets } => serve(shell, &shell.path(dir), *listen, buckets).await,
-        What::Check(source) => check(shell, source).await,
+        What::Check { source, policy: true } => policy(shell, source),
+        What::Check { source, policy: false } => check(shell, source).await,
+        What::Stat(source) => stat(shell, source).await,
     }
 }
 
@@ -86,15 +106,99 @@ fn credentials() -> Result<Option<(String, Secret)>> {
     }
 }
 
+fn policy(shell: &Shell, source: &Source) -> Result<Report> {
+    match source.place(shell)? {
+        StoreConfig::S3 { bucket, prefix, .. } => {
+            let policy = engine::least_policy(&bucket, &prefix);
+            let value: serde_json::Value = serde_json::from_str(&policy).unwrap_or_default();
+            Ok(Report::new(&value, policy.trim_end()))
+        }
+        StoreConfig::Embedded { path } => Err(Error::Usage {
+            message: format!(
+                "the store in {path} is a folder: who may write there is said by its owner and mode, not by a policy"
+            ),
+        }),
+    }
+}
+
 async fn check(shell: &Shell, source: &Source) -> Result<Report> {
     let store = source.open_store(shell).await?;
+    let permissions = store.check_permissions().await.doing("try what a store must permit")?;
+    let denied: Vec<&Permission> = permissions.iter().filter(|one| one.needed && !one.allowed).collect();
+    if !denied.is_empty() {
+        let list: Vec<String> =
+            denied.iter().map(|one| format!("{} ({}): {}", one.action, one.why, one.detail)).collect();
+        return Err(Error::NotPermitted {
+            message: format!("{} does not permit {}", store.describe(), list.join("; ")),
+            next: Some("sealift store check --policy".to_owned()),
+        });
+    }
     let found = releases::list(&store, None).await?.len();
     store.probe_conditional_writes().await.doing("rely on conditional writes")?;
-    let words = format!(
+    let mut words = format!(
         "{} answers and keeps conditional writes; {} in it",
         store.describe(),
-        crate::text::count(found as u64, "release")
+        text::count(found as u64, "release")
     );
-    let value = json!({ "store": store.describe(), "releases": found, "conditional_writes": true });
+    if !permissions.is_empty() {
+        words.push_str(&format!("\n{}", permitted(&permissions)));
+    }
+    let value = json!({
+        "store": store.describe(),
+        "releases": found,
+        "conditional_writes": true,
+        "permissions": permissions.iter().map(described).collect::<Vec<_>>(),
+    });
     Ok(Report::new(&value, words))
+}
+
+fn described(one: &Permission) -> serde_json::Value {
+    json!({ "action": one.action, "why": one.why, "needed": one.needed, "allowed": one.allowed, "detail": one.detail })
+}
+
+/// The permissions under each other; what is allowed and not needed is said apart.
+fn permitted(permissions: &[Permission]) -> String {
+    let mut table = Table::new(["PERMISSION", "PROVEN", "FOR"]);
+    for one in permissions.iter().filter(|one| one.needed) {
+        table.row([one.action.into(), Cell::new("yes", Style::Good), one.why.into()]);
+    }
+    let mut words = table.render("  ", &Paint::out());
+    let mut more = permissions.iter().filter(|one| !one.needed && one.allowed).peekable();
+    if more.peek().is_some() {
+        words.push_str("\n  more than is needed (`sealift store check --policy` prints what suffices):");
+        for one in more {
+            words.push_str(&format!("\n    {}: {}", one.action, one.why));
+        }
+    }
+    words
+}
+
+/// Objects and bytes by the first part of their keys.
+async fn stat(shell: &Shell, source: &Source) -> Result<Report> {
+    let store = source.open_store(shell).await?;
+    let mut kinds: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    let mut after: Option<String> = None;
+    loop {
+        let page = store.objects().list("", after.as_deref()).await.doing(format!("list {}", store.describe()))?;
+        for (key, meta) in &page.entries {
+            let kind = kinds.entry(key.split('/').next().unwrap_or_default().to_owned()).or_default();
+            *kind = (kind.0 + 1, kind.1 + meta.size);
+        }
+        after = page.entries.last().map(|(key, _)| key.clone());
+        if !page.more || after.is_none() {
+            break;
+        }
+    }
+    let (objects, size) = kinds.values().fold((0, 0), |sum, kind| (sum.0 + kind.0, sum.1 + kind.1));
+    let mut table = Table::new(["KIND", "OBJECTS", "SIZE"]);
+    for (kind, (objects, size)) in &kinds {
+        table.row([kind.clone().into(), objects.to_string().into(), text::bytes(*size).into()]);
+    }
+    let total = format!("{}: {}, {}", store.describe(), text::count(objects, "object"), text::bytes(size));
+    let words = if kinds.is_empty() { total } else { format!("{total}\n{}", table.render("  ", &Paint::out())) };
+    let of = |(kind, (objects, bytes)): (&String, &(u64, u64))| {
+        (kind.clone(), json!({ "objects": objects, "bytes": bytes }))
+    };
+    let kinds: serde_json::Map<String, serde_json::Value> = kinds.iter().map(of).collect();
+    Ok(Report::new(&json!({ "store": store.describe(), "objects": objects, "bytes": size, "kinds": kinds }), words))
 }
