@@ -7,6 +7,7 @@
 //!
 //! It never fails because something is slow: the machine that is measured on decides nothing.
 
+mod data;
 mod scene;
 
 use crate::shell::{Outcome, capture, cargo, workspace_root};
@@ -18,6 +19,7 @@ use std::{
 
 const USAGE: &str = "\
 usage: cargo xtask bench [--rounds N] [--program FILE]
+       cargo xtask bench data --help
 
   --rounds N      how often each command is run; 40 by default, at least 20
   --program FILE  the sealift to measure; without it a release build is made
@@ -70,9 +72,13 @@ struct Contender {
 
 /// The task.
 pub(crate) fn run(args: &[String]) -> Outcome<ExitCode> {
-    if args.iter().any(|arg| matches!(arg.as_str(), "--help" | "-h" | "help")) {
+    let of_data = args.first().is_some_and(|arg| arg == "data");
+    if !of_data && args.iter().any(|arg| matches!(arg.as_str(), "--help" | "-h" | "help")) {
         print!("{USAGE}");
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(("data", rest)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return data::run(rest);
     }
     let Options { rounds, program } = Options::parse(args)?;
     let program = program.map_or_else(build, Ok)?;

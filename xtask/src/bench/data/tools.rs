@@ -1,0 +1,288 @@
+//! The tools that are compared, each as its manual says it is used: one place of work, one prefix in the bucket.
+
+use super::{
+    dataset::{self, Dataset},
+    sample::{Sample, measure},
+};
+use crate::shell::{Outcome, capture};
+use std::{
+    cell::Cell,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+/// A tool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Tool {
+    Sealift,
+    Dvc,
+    Restic,
+    S5cmd,
+    Rclone,
+}
+
+impl Tool {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Sealift => "sealift",
+            Self::Dvc => "dvc",
+            Self::Restic => "restic",
+            Self::S5cmd => "s5cmd",
+            Self::Rclone => "rclone",
+        }
+    }
+}
+
+/// Where the programs are.
+#[derive(Debug, Clone)]
+pub(super) struct Programs {
+    pub(super) sealift: PathBuf,
+    pub(super) dvc: PathBuf,
+    pub(super) restic: PathBuf,
+    pub(super) s5cmd: PathBuf,
+    pub(super) rclone: PathBuf,
+}
+
+impl Programs {
+    pub(super) fn of(&self, tool: Tool) -> &Path {
+        match tool {
+            Tool::Sealift => &self.sealift,
+            Tool::Dvc => &self.dvc,
+            Tool::Restic => &self.restic,
+            Tool::S5cmd => &self.s5cmd,
+            Tool::Rclone => &self.rclone,
+        }
+    }
+}
+
+/// A server, and how to speak to it.
+#[derive(Debug, Clone)]
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    pub(super) bucket: String,
+    pub(super) key: String,
+    pub(super) secret: String,
+}
+
+impl Server {
+    /// The same server through a proxy.
+    pub(super) fn through(&self, proxy: SocketAddr) -> Self {
+        Self { address: proxy, ..self.clone() }
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+/// A tool's place of work: a folder with the data in it, and a prefix in the bucket. Both go with it.
+pub(super) struct Workplace<'a> {
+    pub(super) tool: Tool,
+    programs: &'a Programs,
+    server: Server,
+    data: &'a Dataset,
+    folder: PathBuf,
+    prefix: String,
+    /// Bytes that were inserted since.
+    grown: Cell<u64>,
+}
+
+static NUMBER: AtomicUsize = AtomicUsize::new(0);
+
+impl<'a> Workplace<'a> {
+    /// A fresh one, with a copy of the data.
+    pub(super) fn new(
+        tool: Tool,
+        programs: &'a Programs,
+        server: &Server,
+        data: &'a Dataset,
+        under: &Path,
+    ) -> Outcome<Self> {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}", tool.name());
+        let folder = under.join(&name);
+        fs::create_dir_all(&folder).map_err(|cause| format!("{}: {cause}", folder.display()))?;
+        let place = Self {
+            tool,
+            programs,
+            server: server.clone(),
+            data,
+            folder,
+            prefix: format!("bench/{name}"),
+            grown: Cell::new(0),
+        };
+        data.copy(&place.data())?;
+        place.prepare()?;
+        Ok(place)
+    }
+
+    /// Where the data is.
+    pub(super) fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Speaks to the server through another address from now on.
+    pub(super) fn redirect(&mut self, server: &Server) -> Outcome {
+        self.server = server.clone();
+        match self.tool {
+            Tool::Sealift => self.configure(),
+            Tool::Dvc => self.dvc(&["remote", "modify", "store", "endpointurl", &self.server.endpoint()]),
+            _ => Ok(()),
+        }
+    }
+
+    fn configure(&self) -> Outcome {
+        let text = format!(
+            "[project]\nname = \"bench\"\n[store]\nbucket = \"{}\"\nprefix = \"{}\"\nendpoint = \"{}\"\n\
+             access_key = \"env:AWS_ACCESS_KEY_ID\"\nsecret_key = \"env:AWS_SECRET_ACCESS_KEY\"\n\
+             [data.raw]\npath = \"data\"\n",
+            self.server.bucket,
+            self.prefix,
+            self.server.endpoint()
+        );
+        let path = self.folder.join("Sealift.toml");
+        fs::write(&path, text).map_err(|cause| format!("{}: {cause}", path.display()))
+    }
+
+    fn dvc(&self, words: &[&str]) -> Outcome {
+        capture(self.command(&self.programs.dvc).args(words)).map(drop)
+    }
+
+    fn prepare(&self) -> Outcome {
+        match self.tool {
+            Tool::Sealift => {
+                capture(Command::new("git").args(["init", "--quiet"]).current_dir(&self.folder))?;
+                self.configure()
+            }
+            Tool::Dvc => {
+                capture(Command::new("git").args(["init", "--quiet"]).current_dir(&self.folder))?;
+                self.dvc(&["init", "--quiet"])?;
+                self.dvc(&["config", "core.analytics", "false"])?;
+                self.dvc(&["remote", "add", "--default", "store", &self.url()])?;
+                self.dvc(&["remote", "modify", "store", "endpointurl", &self.server.endpoint()])
+            }
+            Tool::Restic => capture(self.command(&self.programs.restic).args(["init", "--quiet"])).map(drop),
+            Tool::S5cmd | Tool::Rclone => Ok(()),
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("s3://{}/{}", self.server.bucket, self.prefix)
+    }
+
+    /// A command in the folder, with credentials, its own caches, and nothing of the person who measures.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.folder).env_clear();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.folder.join("home"));
+        command.env("LANG", "C.UTF-8").env("TMPDIR", std::env::temp_dir());
+        command.env("AWS_ACCESS_KEY_ID", &self.server.key).env("AWS_SECRET_ACCESS_KEY", &self.server.secret);
+        command.env("AWS_REGION", "us-east-1").env("AWS_DEFAULT_REGION", "us-east-1");
+        let endpoint = self.server.endpoint();
+        match self.tool {
+            Tool::Sealift => {}
+            Tool::Dvc => {
+                command.env("DVC_SITE_CACHE_DIR", self.folder.join("site")).env("DVC_NO_ANALYTICS", "1");
+            }
+            Tool::Restic => {
+                let repository = format!("s3:{endpoint}/{}/{}", self.server.bucket, self.prefix);
+                command.env("RESTIC_REPOSITORY", repository).env("RESTIC_PASSWORD", "bench");
+            }
+            Tool::S5cmd => {
+                command.env("S3_ENDPOINT_URL", endpoint);
+            }
+            Tool::Rclone => {
+                command.env("RCLONE_CONFIG_STORE_TYPE", "s3").env("RCLONE_CONFIG_STORE_PROVIDER", "Minio");
+                command.env("RCLONE_CONFIG_STORE_ENV_AUTH", "true").env("RCLONE_CONFIG_STORE_ENDPOINT", endpoint);
+                command.env("RCLONE_CONFIG", self.folder.join("rclone.conf"));
+            }
+        }
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Outcome<Sample> {
+        measure(self.command(self.programs.of(self.tool)).args(words))
+    }
+
+    /// Takes the data in, for tools that do so apart.
+    pub(super) fn add(&self) -> Outcome<Sample> {
+        match self.tool {
+            Tool::Sealift => self.run(&["data", "add", "raw"]),
+            Tool::Dvc => self.run(&["add", "--quiet", "data"]),
+            _ => Err(format!("{} has no step of its own for adding", self.tool.name())),
+        }
+    }
+
+    /// Inserts a hundred bytes in the middle of the first file.
+    pub(super) fn insert(&self) -> Outcome {
+        let text = [b'!'; 100];
+        dataset::insert(&self.data(), &text)?;
+        self.grown.set(self.grown.get() + text.len() as u64);
+        Ok(())
+    }
+
+    /// Whether the data is what was added.
+    pub(super) fn status(&self) -> Outcome<Sample> {
+        match self.tool {
+            Tool::Sealift => self.run(&["data", "status", "raw"]),
+            Tool::Dvc => self.run(&["status", "--quiet"]),
+            _ => Err(format!("{} has no status", self.tool.name())),
+        }
+    }
+
+    /// Sends it. With restic this is the whole backup.
+    pub(super) fn push(&self) -> Outcome<Sample> {
+        match self.tool {
+            Tool::Sealift => self.run(&["data", "push", "raw"]),
+            Tool::Dvc => self.run(&["push", "--quiet"]),
+            Tool::Restic => self.run(&["backup", "--quiet", "data"]),
+            Tool::S5cmd => self.run(&["--log", "error", "cp", "data/", &format!("{}/", self.url())]),
+            Tool::Rclone => {
+                let to = format!("store:{}/{}", self.server.bucket, self.prefix);
+                self.run(&["copy", "--transfers", "64", "--s3-no-check-bucket", "data", &to])
+            }
+        }
+    }
+
+    /// Brings it back into an empty tree, with nothing of it cached, and looks whether all of it came.
+    pub(super) fn pull(&self) -> Outcome<Sample> {
+        let gone = |name: &str| {
+            let path = self.folder.join(name);
+            match fs::remove_dir_all(&path) {
+                Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                    Err(format!("{}: {cause}", path.display()))
+                }
+                _ => Ok(()),
+            }
+        };
+        for name in ["data", ".sealift", ".dvc/cache", ".dvc/tmp", "site", "home"] {
+            gone(name)?;
+        }
+        let sample = match self.tool {
+            Tool::Sealift => self.run(&["data", "pull", "raw"]),
+            Tool::Dvc => self.run(&["pull", "--quiet"]),
+            Tool::Restic => self.run(&["restore", "--quiet", "latest", "--target", "."]),
+            Tool::S5cmd => self.run(&["--log", "error", "cp", &format!("{}/*", self.url()), "data/"]),
+            Tool::Rclone => {
+                let from = format!("store:{}/{}", self.server.bucket, self.prefix);
+                self.run(&["copy", "--transfers", "64", &from, "data"])
+            }
+        }?;
+        Dataset { bytes: self.data.bytes + self.grown.get(), ..self.data.clone() }.came_back(&self.data())?;
+        Ok(sample)
+    }
+}
+
+impl Drop for Workplace<'_> {
+    fn drop(&mut self) {
+        let mut clean = Command::new(&self.programs.s5cmd);
+        clean.env("AWS_ACCESS_KEY_ID", &self.server.key).env("AWS_SECRET_ACCESS_KEY", &self.server.secret);
+        clean.env("AWS_REGION", "us-east-1").env("S3_ENDPOINT_URL", self.server.endpoint());
+        // Room for the next one; a run that cannot clean up says so by its full disk.
+        let _ = capture(clean.args(["rm", &format!("{}/*", self.url())]));
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
