@@ -34,7 +34,8 @@ const KEPT: [&str; 6] =
 macro_rules! summed {
     ($sums:expr => $output:ident { $($field:ident: $value:expr),* $(,)? }) => {{
         let sums = $sums;
-        $output {
+        #[allow(clippy::needless_update, clippy::let_and_return, reason = "some outputs have no other fields")]
+        let output = $output {
             checksum_crc32: sums.get("crc32").cloned(),
             checksum_crc32c: sums.get("crc32c").cloned(),
             checksum_crc64nvme: sums.get("crc64nvme").cloned(),
@@ -42,7 +43,8 @@ macro_rules! summed {
             checksum_sha256: sums.get("sha256").cloned(),
             $($field: $value,)*
             ..Default::default()
-        }
+        };
+        output
     }};
 }
 pub(super) use summed;

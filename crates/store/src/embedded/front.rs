@@ -468,6 +468,9 @@ fn bounded(body: Body, failure: Failure) -> Body {
     Body::from(StreamingBlob::wrap(stream))
 }
 
+/// The largest XML document: a thousand keys of a thousand bytes, or ten thousand parts, with room.
+pub(super) const DOCUMENT: usize = 8 * 1024 * 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -484,6 +487,3 @@ mod tests {
         }
     }
 }
-
-/// The largest XML document: a thousand keys of a thousand bytes, or ten thousand parts, with room.
-pub(super) const DOCUMENT: usize = 8 * 1024 * 1024;
