@@ -44,6 +44,9 @@ const BATCH_FILES: usize = 1024;
 /// Up to this many files are synced one by one; more with one call for the file system.
 const FEW: usize = 64;
 
+/// Hears of what lies on disk: its path, and what it is if it can be in a snapshot.
+type Tell<'a, S> = dyn FnMut(&mut S, Vec<u8>, Option<Kind>) -> Result<()> + 'a;
+
 impl Repository {
     /// Brings only what lies at or below `parts` (paths inside the data, `/` between components) to the snapshot of the
     /// pointer; everything else stays untouched. Fetches only the packs that this needs. Without `force`, local changes there
@@ -264,12 +267,7 @@ impl Plan {
     }
 
     /// Tells of every file and link below a folder on disk.
-    fn below(
-        &mut self,
-        folder: &[u8],
-        data: &Data,
-        tell: &mut dyn FnMut(&mut Self, Vec<u8>, Option<Kind>) -> Result<()>,
-    ) -> Result<()> {
+    fn below(&mut self, folder: &[u8], data: &Data, tell: &mut Tell<'_, Self>) -> Result<()> {
         let mut folders = vec![folder.to_vec()];
         while let Some(folder) = folders.pop() {
             let full = place(&data.full, Shape::Tree, &folder);
