@@ -13,10 +13,12 @@
 //!
 //! It fails by panicking with the command, its exit code and everything that it printed: that is how a test fails.
 
+pub mod campaign;
 pub mod http;
 mod ports;
 pub mod processes;
 mod project;
+pub mod proxy;
 mod run;
 mod service;
 mod settings;

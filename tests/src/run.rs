@@ -179,6 +179,14 @@ impl Running {
         }
     }
 
+    /// Whether it ends within `time`; it goes on otherwise.
+    pub fn ends_within(&mut self, time: Duration) -> bool {
+        if self.status.is_none() {
+            self.status = self.ended.recv_timeout(time).ok();
+        }
+        self.status.is_some()
+    }
+
     /// Waits until a line of standard output satisfies `wanted`, and returns that line.
     #[track_caller]
     pub fn wait_for_line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {

@@ -4,6 +4,7 @@
 //! Nothing here is shared between tests, and everything that is started or mounted goes with its value.
 #![allow(dead_code, reason = "each test program uses its part of this module")]
 
+pub(crate) mod data;
 pub(crate) mod engine;
 pub(crate) mod network;
 pub(crate) mod objects;

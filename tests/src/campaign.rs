@@ -1,0 +1,164 @@
+//! What a campaign counts: tries, what was survived, what was lost, out of one seed.
+//!
+//! A try that fails is counted as lost and its reason kept, so that one run shows everything that is broken; a campaign
+//! that lost anything fails when it ends. A row that was never tried fails it as well.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    io::Write as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Losses of one row after which it is given up: what comes then is mostly the same.
+const ENOUGH: usize = 3;
+
+/// Numbers that follow from a seed (SplitMix64).
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// A sequence of its own for each `stream` of a seed.
+    pub fn new(seed: u64, stream: u64) -> Self {
+        let mut mixed = Self(seed ^ stream.wrapping_mul(0xd6e8_feb8_6659_fd93));
+        let _ = mixed.number();
+        mixed
+    }
+
+    /// The next number.
+    pub fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `end`, which is not 0.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.number() % end.max(1)
+    }
+
+    /// Bytes that no compression makes shorter.
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let words = std::iter::repeat_with(|| self.number().to_le_bytes());
+        words.take(length.div_ceil(8)).flatten().take(length).collect()
+    }
+}
+
+/// The seed of this run: `SEALIFT_TEST_SEED`, or one that no run had before.
+pub fn seed() -> u64 {
+    if let Some(seed) = std::env::var("SEALIFT_TEST_SEED").ok().filter(|text| !text.is_empty()) {
+        return seed.parse().unwrap_or_else(|_| panic!("SEALIFT_TEST_SEED is no number: {seed:?}"));
+    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Random::new(since.as_nanos() as u64, u64::from(std::process::id())).number() % 1_000_000_000
+}
+
+/// A row's counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// How often it was tried.
+    pub tried: usize,
+    /// How often everything was as it must be afterwards.
+    pub survived: usize,
+}
+
+/// The counts of a campaign, shared by its threads.
+#[derive(Debug)]
+pub struct Tally {
+    /// What everything random follows from.
+    pub seed: u64,
+    name: &'static str,
+    rows: Mutex<BTreeMap<String, Count>>,
+    losses: Mutex<Vec<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Tally {
+    /// Begins a campaign and says its seed.
+    pub fn begin(name: &'static str) -> Self {
+        let seed = seed();
+        crate::tell(&format!("campaign: {name}: begins with seed {seed} (again: SEALIFT_TEST_SEED={seed})"));
+        Self { seed, name, rows: Mutex::default(), losses: Mutex::default() }
+    }
+
+    /// One try of a row. A panic in it is a loss; `None` then. When a row lost too much, it ends: see [`Tally::given_up`].
+    pub fn attempt<T>(&self, row: &str, what: impl Display, work: impl FnOnce() -> T) -> Option<T> {
+        let result = catch_unwind(AssertUnwindSafe(work));
+        let mut rows = lock(&self.rows);
+        let count = rows.entry(row.to_owned()).or_default();
+        count.tried += 1;
+        match result {
+            Ok(value) => {
+                count.survived += 1;
+                Some(value)
+            }
+            Err(panic) => {
+                let why = panic
+                    .downcast_ref::<String>()
+                    .cloned()
+                    .or_else(|| panic.downcast_ref::<&str>().map(|why| (*why).to_owned()))
+                    .unwrap_or_default();
+                lock(&self.losses).push(format!("{row}: {what}: {why}"));
+                None
+            }
+        }
+    }
+
+    /// What happened outside of a try and must not have: a row that could not be prepared.
+    pub fn lose(&self, row: &str, why: impl Display) {
+        lock(&self.rows).entry(row.to_owned()).or_default().tried += 1;
+        lock(&self.losses).push(format!("{row}: {why}"));
+    }
+
+    /// Whether a row lost so much that more tries say nothing new.
+    pub fn given_up(&self, row: &str) -> bool {
+        let count = self.count(row);
+        count.tried - count.survived >= ENOUGH
+    }
+
+    /// The counts of a row so far.
+    pub fn count(&self, row: &str) -> Count {
+        lock(&self.rows).get(row).copied().unwrap_or_default()
+    }
+
+    /// The counts of all rows that begin with `prefix`.
+    pub fn sum(&self, prefix: &str) -> Count {
+        let rows = lock(&self.rows);
+        rows.iter().filter(|(row, _)| row.starts_with(prefix)).fold(Count::default(), |sum, (_, count)| Count {
+            tried: sum.tried + count.tried,
+            survived: sum.survived + count.survived,
+        })
+    }
+
+    /// Says each row, then the line `words` makes of all, and fails when anything was lost or a row of `must` never tried.
+    pub fn end(self, must: &[&str], words: impl FnOnce(&Self, Count, usize) -> String) {
+        for (row, count) in lock(&self.rows).iter() {
+            crate::tell(&format!(
+                "campaign: {}:   {row}: {} tried, {} survived",
+                self.name, count.tried, count.survived
+            ));
+        }
+        let untried: Vec<&&str> = must.iter().filter(|row| self.sum(row).tried == 0).collect();
+        let losses = lock(&self.losses).clone();
+        let line = format!("campaign: {}: {}, seed {}", self.name, words(&self, self.sum(""), losses.len()), self.seed);
+        summary(&line);
+        assert!(losses.is_empty(), "{line}\n\n{}", losses.join("\n\n"));
+        assert!(untried.is_empty(), "{line}\nnever tried: {untried:?}");
+    }
+}
+
+/// Says a line, and appends it to the file that `SEALIFT_TEST_SUMMARY` names.
+pub fn summary(line: &str) {
+    crate::tell(line);
+    let Some(path) = std::env::var_os("SEALIFT_TEST_SUMMARY").filter(|path| !path.is_empty()) else { return };
+    let file = std::fs::File::options().create(true).append(true).open(&path);
+    let written = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    written.unwrap_or_else(|error| panic!("SEALIFT_TEST_SUMMARY ({}) cannot be written: {error}", path.display()));
+}

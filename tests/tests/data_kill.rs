@@ -1,0 +1,362 @@
+//! SIGKILL at a hundred random moments each: of a push, a pull, a checkout, and the embedded server under pushes.
+//!
+//! The moments are spread over what a run takes that nobody kills, and follow from a seed that is printed. After every kill
+//! nothing here is torn; the next run of the same command finishes; everything verifies, on this side and the other; no
+//! temporary and no upload in parts is left. SIGINT and SIGTERM are asked to be more polite: a documented exit code, and
+//! nothing left behind by themselves.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+
+mod common;
+
+use common::{
+    data::{Place, QUICK, Scene, open_uploads, served, server_is_tidy},
+    network::{Server, section},
+};
+use e2e::{
+    Project, Run, Running, Settings,
+    campaign::{Random, Tally},
+    proxy::{Among, Fault, Proxy},
+    until,
+};
+use rustix::process::Signal;
+use std::{path::PathBuf, thread, time::Duration};
+
+/// Kills of each kind.
+const KILLS: usize = 100;
+/// Runs after which a lane gives up on killing in time.
+const MOST: usize = 4 * KILLS;
+
+/// What a run takes that nobody kills, learned from those that ended before they were killed.
+struct Pace(Duration);
+
+impl Pace {
+    fn moment(&self, random: &mut Random) -> Duration {
+        Duration::from_micros(random.below(self.0.as_micros() as u64))
+    }
+
+    fn learn(&mut self, took: Duration) {
+        self.0 = (self.0 * 3 + took) / 4;
+    }
+}
+
+/// Starts a command line and kills it at a random moment; the moment, when the kill came in time.
+fn killed(scene: &Scene, line: &[&str], pace: &mut Pace, random: &mut Random) -> Option<Duration> {
+    let moment = pace.moment(random);
+    let mut running = scene.sealift(line).spawn();
+    if running.ends_within(moment) {
+        pace.learn(running.wait().ok().took);
+        return None;
+    }
+    running.signal(Signal::KILL);
+    let run = running.wait();
+    if run.signal != Some(Signal::KILL.as_raw()) {
+        pace.learn(run.ok().took);
+        return None;
+    }
+    Some(moment)
+}
+
+/// Kills one of two scenes at a time until it was done often enough; `prepare` before, `after` with what must hold.
+fn rounds(
+    tally: &Tally,
+    row: &str,
+    scenes: &mut [Scene],
+    random: &mut Random,
+    line: &[&str],
+    prepare: impl Fn(&mut Scene, usize),
+    after: impl Fn(&Scene),
+) {
+    let mut paces: Vec<Pace> = Vec::new();
+    for scene in scenes.iter_mut() {
+        prepare(scene, 0);
+        paces.push(Pace(scene.run(line).ok().took));
+    }
+    for round in 1..=MOST {
+        if tally.count(row).tried == KILLS || tally.given_up(row) {
+            return;
+        }
+        let which = round % scenes.len();
+        let scene = &mut scenes[which];
+        prepare(scene, round / 2);
+        let Some(moment) = killed(scene, line, &mut paces[which], random) else { continue };
+        let what = format!("round {round}, killed after {moment:?}, store {which}");
+        tally.attempt(row, what, || after(scene));
+    }
+}
+
+/// A scene with a store in its folder, and one whose store is served by another process.
+fn both(random: &mut Random, port: u16, prefix: &str) -> [Scene; 2] {
+    let endpoint = format!("http://127.0.0.1:{port}");
+    [Scene::new(random, None), Scene::new(random, Some((served(port, prefix), &endpoint, "")))]
+}
+
+/// Everything is in the store and whole, and nothing is left over.
+fn pushed(scene: &Scene) {
+    scene.run(&["data", "push"]).ok();
+    scene.run(&["data", "verify"]).ok();
+    scene.tidy();
+    if scene.place.is_none() {
+        server_is_tidy(&scene.project.store_folder());
+    }
+}
+
+fn push(tally: &Tally, port: u16) {
+    let mut random = Random::new(tally.seed, 1);
+    let mut scenes = both(&mut random, port, "push");
+    for scene in &scenes {
+        scene.run(&["data", "push"]).ok(); // the store is probed once
+    }
+    let line = ["data", "push"];
+    rounds(tally, "push", &mut scenes, &mut random, &line, |scene, _| scene.empty_store(), pushed);
+}
+
+fn pull(tally: &Tally, port: u16) {
+    let mut random = Random::new(tally.seed, 2);
+    let mut scenes = both(&mut random, port, "pull");
+    for scene in &scenes {
+        scene.run(&["data", "push"]).ok();
+    }
+    let line = ["data", "pull"];
+    rounds(
+        tally,
+        "pull",
+        &mut scenes,
+        &mut random,
+        &line,
+        |scene, _| scene.forget(),
+        |scene| {
+            scene.not_torn(&[]);
+            scene.run(&["data", "pull"]).ok();
+            scene.whole();
+            scene.run(&["data", "verify", "--local"]).ok();
+        },
+    );
+}
+
+/// From one version of the data to another, and into an empty place.
+fn checkout(tally: &Tally) {
+    let mut random = Random::new(tally.seed, 3);
+    let mut scene = Scene::new(&mut random, None);
+    let mut versions = vec![(scene.pointers(), scene.expected.clone())];
+    scene.write(&mut random);
+    scene.run(&["data", "add"]).ok();
+    versions.push((scene.pointers(), scene.expected.clone()));
+    let line = ["data", "checkout"];
+    rounds(
+        tally,
+        "checkout",
+        std::slice::from_mut(&mut scene),
+        &mut random,
+        &line,
+        |scene, round| {
+            let (texts, expected) = &versions[round % 2];
+            scene.point(texts);
+            scene.expected = expected.clone();
+            if round % 3 == 0 {
+                scene.remove_data();
+            }
+        },
+        |scene| {
+            scene.not_torn(&[&versions[0].1, &versions[1].1]);
+            scene.run(&["data", "checkout"]).ok();
+            scene.whole();
+        },
+    );
+}
+
+/// The server dies while two people push, and is there again at once.
+fn server(tally: &Tally) {
+    let mut random = Random::new(tally.seed, 4);
+    let owner = Project::bare();
+    let (folder, port) = (owner.folder().join("served"), owner.port("staging"));
+    let mut server = Some(Server::listen(&owner, &folder, true, port));
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let scenes = ["one", "two"].map(|prefix| {
+        let scene = Scene::new(&mut random, Some((served(port, prefix), &endpoint, "")));
+        scene.run(&["data", "push"]).ok();
+        scene
+    });
+    scenes[0].empty_store();
+    let mut pace = Pace(scenes[0].run(&["data", "push"]).ok().took);
+    for round in 1..=MOST {
+        if tally.count("server").tried == KILLS || tally.given_up("server") {
+            break;
+        }
+        scenes.iter().for_each(Scene::empty_store);
+        let moment = pace.moment(&mut random);
+        let mut running = scenes.each_ref().map(|scene| scene.sealift(&["data", "push"]).spawn());
+        let over = running[0].ends_within(moment) && running[1].ends_within(Duration::ZERO);
+        drop(server.take());
+        server = Some(Server::listen(&owner, &folder, true, port));
+        let runs: Vec<Run> = running.into_iter().map(Running::wait).collect();
+        if over {
+            pace.learn(runs[0].took);
+            continue;
+        }
+        tally.attempt("server", format!("round {round}, killed after {moment:?}"), || {
+            for run in &runs {
+                assert!(matches!(run.code, Some(0 | 69)), "{}", run.told());
+                if run.code != Some(0) {
+                    let _ = common::refused(run, 69);
+                }
+            }
+            scenes.iter().for_each(pushed);
+            server_is_tidy(&folder);
+        });
+    }
+}
+
+#[test]
+fn sigkill_at_random_moments() {
+    let tally = Tally::begin("sigkill");
+    let owner = Project::bare();
+    let folder = owner.folder().join("served");
+    let shared = Server::start(&owner, &folder, true);
+    let port = shared.port;
+    thread::scope(|scope| {
+        let lanes = [
+            ("push", scope.spawn(|| push(&tally, port))),
+            ("pull", scope.spawn(|| pull(&tally, port))),
+            ("checkout", scope.spawn(|| checkout(&tally))),
+            ("server", scope.spawn(|| server(&tally))),
+        ];
+        for (name, lane) in lanes {
+            if let Err(panic) = lane.join() {
+                tally.lose(name, format!("not begun or not gone on with: {:?}", panic.downcast_ref::<String>()));
+            }
+        }
+    });
+    tally.attempt("the server that was shared", "what the killed left in it", || server_is_tidy(&folder));
+    let rows = ["push", "pull", "checkout", "server"];
+    let short: Vec<&str> = rows.into_iter().filter(|row| tally.count(row).tried < KILLS).collect();
+    tally.end(&rows, |tally, _, lost| {
+        let each: Vec<String> = rows.iter().map(|row| format!("{row} {}", tally.count(row).survived)).collect();
+        format!("{} survived, {lost} lost", each.join(", "))
+    });
+    assert!(short.is_empty(), "killed less than {KILLS} times: {short:?}");
+}
+
+// Signals that ask ---------------------------------------------------------------------------------------------------
+
+/// A scene whose requests go through a proxy.
+fn proxied(owner: &Project, server: &Server, prefix: &str) -> (Scene, Proxy) {
+    let mut random = Random::new(1, 7);
+    let proxy = Proxy::before(server.port, random.clone());
+    let place: Place = served(server.port, prefix);
+    let scene = Scene::new(&mut random, Some((place, &proxy.endpoint(), QUICK)));
+    assert!(owner.folder() != scene.project.folder());
+    (scene, proxy)
+}
+
+/// Wherever a push stands when it is interrupted: it ends with 130, soon, and the next one finishes.
+#[test]
+fn sigint_in_mid_push_leaves_what_the_next_push_finishes() {
+    let owner = Project::bare();
+    let folder = owner.folder().join("served");
+    let server = Server::start(&owner, &folder, true);
+    let (scene, proxy) = proxied(&owner, &server, "sigint");
+    scene.run(&["data", "push"]).ok();
+    let mut interrupted = 0;
+    for nth in 1.. {
+        scene.empty_store();
+        proxy.arm(Fault::Silent, Among::All, nth, false);
+        let mut running = scene.sealift(&["data", "push"]).spawn();
+        until("the request is held, or the push is over", || {
+            (proxy.struck() > 0 || running.ends_within(Duration::from_millis(5))).then_some(())
+        });
+        let struck = proxy.struck() > 0;
+        if struck {
+            running.signal(Signal::INT);
+        }
+        let run = running.wait();
+        proxy.disarm();
+        if !struck {
+            run.ok();
+            break;
+        }
+        let run = run.fails(130);
+        assert!(run.took < Duration::from_secs(10), "{}", run.told());
+        interrupted += 1;
+        pushed(&scene);
+        server_is_tidy(&folder);
+    }
+    assert!(interrupted >= 6, "a push made only {interrupted} requests");
+    e2e::tell(&format!("SIGINT: {interrupted} pushes interrupted, {interrupted} finished"));
+}
+
+/// An upload in parts that is interrupted is aborted before the program ends.
+#[test]
+fn sigint_leaves_no_upload_in_parts_open() {
+    let owner = Project::bare();
+    let folder = owner.folder().join("served");
+    let server = Server::start(&owner, &folder, true);
+    let mut project = Project::service_with(Settings { model: true, gate: false, ..Settings::default() });
+    project.write("models/price.json", Random::new(1, 9).bytes(18 << 20));
+    let proxy = Proxy::before(server.port, Random::new(1, 8));
+    project.settings.store = section(&proxy.endpoint(), common::network::BUCKET);
+    project.configure();
+    project.commit("A large model");
+    let register = || {
+        let line = ["model", "register"];
+        project.sealift(line).env("STORE_ACCESS", common::network::ACCESS).env("STORE_SECRET", common::network::SECRET)
+    };
+    // Begin, three parts, completion: held at each.
+    for nth in 1..=5 {
+        proxy.arm(Fault::Silent, Among::Multipart, nth, false);
+        let mut running = register().spawn();
+        until("the request is held", || {
+            assert!(!running.ends_within(Duration::from_millis(5)), "request {nth} was never made");
+            (proxy.struck() > 0).then_some(())
+        });
+        running.signal(Signal::INT);
+        let run = running.wait().fails(130);
+        assert!(run.took < Duration::from_secs(30), "{}", run.told());
+        proxy.disarm();
+        let open = open_uploads(&folder);
+        assert!(open.is_empty(), "interrupted at request {nth}, uploads are open: {open:?}");
+    }
+    register().run().ok();
+    server_is_tidy(&folder);
+}
+
+/// SIGTERM to a server under pushes: it ends with 0 and what it answered is there; pushes go on when it is back.
+#[test]
+fn sigterm_to_the_server_under_pushes() {
+    let owner = Project::bare();
+    let (folder, port) = (owner.folder().join("served"), owner.port("staging"));
+    let start = || {
+        let running = owner
+            .sealift(
+                ["store", "serve", "--bucket", common::network::BUCKET, "--dir"]
+                    .map(PathBuf::from)
+                    .into_iter()
+                    .chain([folder.clone(), "--listen".into(), format!("127.0.0.1:{port}").into()]),
+            )
+            .env("AWS_ACCESS_KEY_ID", common::network::ACCESS)
+            .env("AWS_SECRET_ACCESS_KEY", common::network::SECRET)
+            .spawn();
+        running.wait_for_line("that it listens", |line| line.contains("listening"));
+        running
+    };
+    let mut server = start();
+    let mut random = Random::new(2, 2);
+    let scene = Scene::new(&mut random, Some((served(port, "term"), &format!("http://127.0.0.1:{port}"), QUICK)));
+    let mut pace = Pace(scene.run(&["data", "push"]).ok().took);
+    for _ in 0..10 {
+        scene.empty_store();
+        let mut running = scene.sealift(&["data", "push"]).spawn();
+        running.ends_within(pace.moment(&mut random));
+        server.signal(Signal::TERM);
+        let ended = server.wait().ok();
+        assert!(ended.took < Duration::from_secs(60) && ended.stdout.contains("stopped"), "{}", ended.told());
+        server = start();
+        let run = running.wait();
+        assert!(matches!(run.code, Some(0 | 69)), "{}", run.told());
+        pace.learn(run.took.min(pace.0 * 2));
+        pushed(&scene);
+        server_is_tidy(&folder);
+    }
+    server.signal(Signal::TERM);
+    server.wait().ok();
+}
