@@ -49,5 +49,5 @@ pub use lease::{Holder, Lease, LeaseState};
 pub use location::Location;
 pub use objects::{Body, ByteStream, Condition, Meta, Objects, Page};
 pub use refs::{Created, Swap, Versioned};
-pub use s3::{Access, Foreign, Permission, Unfinished, least_policy, open_foreign};
+pub use s3::{Access, Foreign, Permission, Unfinished, least_policy, open_foreign, settle};
 pub use settings::Settings;
