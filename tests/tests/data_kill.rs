@@ -5,7 +5,7 @@
 //! temporary and no upload in parts is left. SIGINT and SIGTERM are asked to be more polite: a documented exit code, and
 //! nothing left behind by themselves.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a helper of a test fails as the test does")]
 
 mod common;
 

@@ -41,7 +41,8 @@ fn data_goes_to_and_comes_from_a_remote_by_name() {
     assert_eq!(project.json(["data", "push", "--remote", "backup"]).ok().result()[0]["already"], false);
     assert_eq!(project.json(["data", "push", "--remote", "backup"]).ok().result()[0]["already"], true);
     assert!(keys(&project).is_empty(), "nothing went to the store");
-    let pushed = |remote: &[&str]| project.json([&["data", "status"], remote].concat()).ok().result()[0]["pushed"].clone();
+    let pushed =
+        |remote: &[&str]| project.json([&["data", "status"], remote].concat()).ok().result()[0]["pushed"].clone();
     assert_eq!((pushed(&[]), pushed(&["--remote", "backup"])), (json!(false), json!(true)));
     fs::remove_dir_all(project.path("data/raw")).unwrap();
     fs::remove_dir_all(project.path(".sealift/cache")).unwrap();

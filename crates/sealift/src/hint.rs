@@ -99,6 +99,11 @@ fn from_cause(cause: &Cause) -> Option<String> {
             SnapshotError::NotCached { .. } => "sealift data pull".to_owned(),
             SnapshotError::CachedPack { .. } => "sealift data pull".to_owned(),
             SnapshotError::Damaged { .. } => "sealift data push, on a host that has the data".to_owned(),
+            SnapshotError::Store { source, .. }
+                if matches!(**source, StoreError::Corrupt { .. } | StoreError::Damaged { .. }) =>
+            {
+                "sealift data push, on a host that has the data".to_owned()
+            }
             SnapshotError::Store { source, .. } => return from_store(source),
             SnapshotError::NotEmpty { .. } => "the same command with an empty directory".to_owned(),
             SnapshotError::Kind { path, .. } => {
@@ -133,6 +138,9 @@ fn from_store(error: &StoreError) -> Option<String> {
             format!(
                 "sealift status   (then the same command again; if the holder has died: sealift resume {environment})"
             )
+        }
+        StoreError::Full { .. } => {
+            "free space where the store is (df -h; df -i), then the same command again".to_owned()
         }
         StoreError::Fenced { .. } => "sealift status".to_owned(),
         StoreError::Listen { .. } => "the same command with another --listen address".to_owned(),

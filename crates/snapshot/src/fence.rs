@@ -27,7 +27,7 @@ pub(crate) const LEASE: &str = "_gc";
 pub(crate) const LEASE_TTL: Duration = Duration::from_secs(30);
 
 /// How long a push waits for a gc that removes what it needs. Longer than the lease of a dead one.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(200);
 
 /// The body of [`INTENT`].
@@ -103,6 +103,7 @@ impl Moment {
         store: &Store,
         digest: &Digest,
         packs: &[crate::PackInfo],
+        patience: Duration,
         events: &Events,
     ) -> Result<bool> {
         let lost = failed("push", digest);
@@ -120,13 +121,13 @@ impl Moment {
             return Ok(true);
         }
         events.note(format!("waiting for a gc that removes what snapshot {} needs", digest.short()));
-        wait(store, seen, digest).await?;
+        wait(store, seen, digest, patience).await?;
         Ok(false)
     }
 }
 
 /// Waits until this intent is gone. When the gc that wrote it is dead, its lease is taken over and the intent cleared.
-async fn wait(store: &Store, seen: &str, digest: &Digest) -> Result<()> {
+async fn wait(store: &Store, seen: &str, digest: &Digest, patience: Duration) -> Result<()> {
     let lost = failed("push", digest);
     let still = async || Ok(store.objects().head(INTENT).await?.is_some_and(|meta| plain(&meta.etag) == seen));
     let ended = async {
@@ -138,8 +139,8 @@ async fn wait(store: &Store, seen: &str, digest: &Digest) -> Result<()> {
     let busy = || Error::Busy { snapshot: *digest };
     tokio::select! {
         ended = ended => ended.map_err(&lost),
-        () = tokio::time::sleep(PATIENCE) => Err(busy()),
-        lease = store.lease(LEASE, "clear the intent of a dead gc", LEASE_TTL, PATIENCE) => {
+        () = tokio::time::sleep(patience) => Err(busy()),
+        lease = store.lease(LEASE, "clear the intent of a dead gc", LEASE_TTL, patience) => {
             let lease = match lease {
                 Ok(lease) => lease,
                 Err(store::Error::Held { .. }) => return Err(busy()),

@@ -129,6 +129,9 @@ pub struct Plan {
     /// Claims that have had their time.
     #[serde(skip)]
     expired: Vec<Digest>,
+    /// Whether a gc died and left its intent, or is at work.
+    #[serde(skip)]
+    unfinished: bool,
 }
 
 impl Plan {
@@ -383,6 +386,8 @@ pub async fn plan(store: &Store, keep: &BTreeSet<Digest>, grace: Duration, event
     let nowhere = |digest: &&Digest| !seen.manifests.contains_key(digest) && !seen.layouts.contains_key(digest);
     plan.absent = keep.iter().filter(nowhere).copied().collect();
     (plan.claims, plan.expired) = (seen.claims, seen.expired.into_iter().collect());
+    let intent = store.objects().head(INTENT).await.map_err(lost("look for another gc"))?;
+    plan.unfinished = intent.is_some();
     task.finish(format!("{} objects, {} bytes to remove", plan.remove.len(), plan.remove_bytes));
     Ok(plan)
 }
@@ -390,7 +395,7 @@ pub async fn plan(store: &Store, keep: &BTreeSet<Digest>, grace: Duration, event
 /// Removes what the plan names, except what came to be needed since: by `keep` as it is now, or by a push. Another gc at work
 /// is [`store::Error::Held`]. One that is interrupted leaves nothing that the next one, or a push, does not put right.
 pub async fn collect(store: &Store, plan: &Plan, keep: &BTreeSet<Digest>, events: &Events) -> Result<Collected> {
-    if plan.remove.is_empty() && plan.expired.is_empty() {
+    if plan.remove.is_empty() && plan.expired.is_empty() && !plan.unfinished {
         return Ok(Collected::default());
     }
     let begin = lost("begin a gc");

@@ -17,8 +17,8 @@ const ROUNDS: usize = 20;
 impl Repository {
     /// Brings a snapshot of the cache into the store: packs, layout, and the manifest last. Can be interrupted and
     /// repeated. When the cache has lost bytes they are taken from the data again, if that is still what was added;
-    /// otherwise [`Error::ChangedSinceAdd`]. A gc that removes what is needed is waited for, at most for a minute and a
-    /// half: then it is [`Error::Busy`].
+    /// otherwise [`Error::ChangedSinceAdd`]. A gc that removes what is needed is waited for, but not for
+    /// ever ([`Repository::with_patience`]): then it is [`Error::Busy`].
     ///
     /// Two requests when there is nothing to do, if a page of a listing, from `gc/` on, reaches the manifest; otherwise one more
     /// for each object beyond it, or for each page, whichever is fewer.
@@ -59,7 +59,7 @@ impl Repository {
         for _ in 0..ROUNDS {
             fence::claim(store, digest).await.map_err(&lost)?;
             let survey = Survey::take(store, digest, &own.packs).await.map_err(&lost)?;
-            if !survey.moment.spares(store, digest, &own.packs, events).await? {
+            if !survey.moment.spares(store, digest, &own.packs, self.patience(), events).await? {
                 continue;
             }
             let missing = survey.missing(&own.packs);
@@ -71,7 +71,7 @@ impl Repository {
                 && let Some(theirs) = remote::remote_packs(store, self.cache(), digest).await?
             {
                 let survey = Survey::take(store, digest, &theirs).await.map_err(&lost)?;
-                if !survey.moment.spares(store, digest, &theirs, events).await? {
+                if !survey.moment.spares(store, digest, &theirs, self.patience(), events).await? {
                     continue;
                 }
                 if survey.missing(&theirs).is_empty() {

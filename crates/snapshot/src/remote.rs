@@ -164,12 +164,11 @@ async fn send(store: &Store, key: &str, path: &Path, length: u64, digest: &Diges
     };
     let meta = match answer {
         Ok(meta) => meta,
-        Err(error @ (store::Error::Conflict { .. } | store::Error::Unavailable { .. })) => {
-            match store.objects().head(key).await {
-                Ok(Some(meta)) if meta.size == length => meta,
-                _ => return Err(error),
-            }
-        }
+        // What is known to be damaged has this size already, and a refusal is no lost answer.
+        Err(error) if error.may_be_done() && !store.is_damaged(key) => match store.objects().head(key).await {
+            Ok(Some(meta)) if meta.size == length => meta,
+            _ => return Err(error),
+        },
         Err(error) => return Err(error),
     };
     if meta.size != length {
@@ -237,8 +236,18 @@ async fn download_layout(store: &Store, cache: &Cache, digest: &Digest) -> Resul
     Ok(copy_layout(store, digest, file.path()).await?.then_some(file))
 }
 
-/// Streams the layout of a snapshot into a file; false when the store has none.
+/// Streams the layout of a snapshot into a file; false when the store has none. One that was damaged on its way, as the
+/// server's checksum tells, is asked for a second time.
 pub(crate) async fn copy_layout(store: &Store, digest: &Digest, to: &Path) -> Result<bool> {
+    match copy_layout_once(store, digest, to).await {
+        Err(Error::Store { source, .. }) if matches!(*source, store::Error::Corrupt { .. }) => {
+            copy_layout_once(store, digest, to).await
+        }
+        other => other,
+    }
+}
+
+async fn copy_layout_once(store: &Store, digest: &Digest, to: &Path) -> Result<bool> {
     let lost = failed("fetch", digest);
     let Some((_, mut body)) = store.objects().get(&layout_key(digest), None).await.map_err(&lost)? else {
         return Ok(false);

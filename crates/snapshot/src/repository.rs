@@ -4,7 +4,7 @@ use crate::{
     cache::{Cache, Guard, layout_key, manifest_key},
     checkout,
     error::{Error, Result, at, count},
-    ingest,
+    fence, ingest,
     manifest::{self, Diff, Manifest, Shape},
     pointer::{Pointer, write_text},
     remote::{self, blocking},
@@ -18,6 +18,7 @@ use std::{
     cmp::Ordering,
     collections::HashSet,
     path::{Component, Path, PathBuf},
+    time::Duration,
 };
 use store::Store;
 
@@ -26,6 +27,7 @@ use store::Store;
 pub struct Repository {
     root: PathBuf,
     cache: Cache,
+    patience: Duration,
 }
 
 /// What `add` did.
@@ -119,7 +121,19 @@ pub(crate) struct Data {
 impl Repository {
     /// `root` is the folder that data paths and pointers are relative to; the cache is made when it is needed.
     pub fn new(root: PathBuf, cache: PathBuf) -> Self {
-        Self { root, cache: Cache::new(cache) }
+        Self { root, cache: Cache::new(cache), patience: fence::PATIENCE }
+    }
+
+    /// How long a push waits for a gc that is removing what it needs; 90 seconds unless it is set here. A gc that died holds
+    /// on for half a minute.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// Reads a pointer file; its path is absolute or relative to the root.

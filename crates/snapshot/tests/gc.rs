@@ -6,6 +6,7 @@ mod common;
 use async_trait::async_trait;
 use common::{Fixture, chain, digest_of_tree, noise};
 use domain::{Class, Digest, Events};
+use futures::{StreamExt as _, stream};
 use snapshot::{Error, Pointer, complete, gc};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -318,7 +319,7 @@ async fn a_gc_interrupted_anywhere_is_finished_by_the_next_and_hinders_no_push()
     assert!(survived >= 60, "{survived} faults were injected");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_push_waits_for_a_living_gc_in_bounded_time_and_only_when_it_is_named() {
     let v = versions();
     let memory = Memory::new();
@@ -326,38 +327,43 @@ async fn a_push_waits_for_a_living_gc_in_bounded_time_and_only_when_it_is_named(
     v.push(&store, 0).await.unwrap();
     v.push(&store, 1).await.unwrap();
     let lease = store.lease("_gc", "test", Duration::from_secs(600), Duration::ZERO).await.unwrap();
-    let intent = |keys: Vec<String>| serde_json::json!({"v": 1, "op": "test", "epoch": 1, "keys": keys}).to_string();
+    let intent = |keys: &[String]| format!("{{\"v\":1,\"op\":\"test\",\"epoch\":1,\"keys\":{keys:?}}}");
     let write = |text: String| memory.put("gc/intent.json", Body::Bytes(text.into()), Condition::None);
-    write(intent(vec![hex_key("snapshots", &v.digest(1))])).await.unwrap();
+    let named = [hex_key("snapshots", &v.digest(1))];
+    write(intent(&named)).await.unwrap();
     assert!(v.push(&store, 0).await.unwrap().already, "it is not named");
-    let error = v.push(&store, 1).await.unwrap_err();
+    let hasty = v.fixture.repository.clone().with_patience(Duration::from_millis(500));
+    let error = hasty.push(&store, &v.pointers[1], &Events::nowhere()).await.unwrap_err();
     assert!(matches!(error, Error::Busy { .. }) && error.class() == Class::Busy, "{error}");
     assert!(error.to_string().contains("a gc is removing what snapshot"), "{error}");
     // One that cannot be read could name anything.
     write("{".to_owned()).await.unwrap();
-    assert_eq!(v.push(&store, 0).await.unwrap_err().class(), Class::Busy);
+    let error = hasty.push(&store, &v.pointers[0], &Events::nowhere()).await.unwrap_err();
+    assert_eq!(error.class(), Class::Busy);
     // It ends while the push waits.
-    write(intent(vec![hex_key("snapshots", &v.digest(1))])).await.unwrap();
+    write(intent(&named)).await.unwrap();
     let (pushed, ()) = tokio::join!(v.push(&store, 1), async {
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        for key in [hex_key("snapshots", &v.digest(1)), "gc/intent.json".to_owned()] {
+        tokio::time::timeout(Duration::from_millis(300), std::future::pending::<()>()).await.unwrap_err();
+        for key in [named[0].clone(), "gc/intent.json".to_owned()] {
             memory.delete(&key).await.unwrap();
         }
     });
     assert!(!pushed.unwrap().already);
     assert!(whole(&store, &v.digest(1)).await);
     // Its holder dies: what it intended is cleared by the push.
-    write(intent(vec![hex_key("snapshots", &v.digest(1))])).await.unwrap();
+    write(intent(&named)).await.unwrap();
     drop(lease);
     assert!(v.push(&store, 1).await.unwrap().already);
     assert!(!memory.keys().contains(&"gc/intent.json".to_owned()));
 }
 
-/// A store whose every answer takes a while, on a clock that stands still while anyone works: so the requests of several
-/// actors come between each other in an order that the seed decides.
+/// A store whose every answer takes a while, so that the requests of several actors come between each other. The seed decides
+/// how long, and so what comes between what, as far as the machine lets it.
 struct Slow {
     memory: Arc<Memory>,
     state: Mutex<u64>,
+    /// One kind of request that is much slower than the others: verb and beginning of the key.
+    sleepy: (&'static str, &'static str),
     log: Mutex<Vec<(String, String)>>,
     /// Manifests that were seen without what they name.
     dangling: Mutex<Vec<String>>,
@@ -376,7 +382,7 @@ impl Slow {
 
     /// Mostly quick; sometimes so slow that a whole gc fits in between.
     async fn pause(&self) {
-        let most = [0, 1, 5, 5, 20, 200][usize::try_from(self.random(6)).unwrap()];
+        let most = [0, 0, 1, 2, 8, 60][usize::try_from(self.random(6)).unwrap()];
         tokio::time::sleep(Duration::from_millis(self.random(most + 1))).await;
     }
 
@@ -386,7 +392,11 @@ impl Slow {
         key: &str,
         operation: impl Future<Output = store::Result<T>>,
     ) -> store::Result<T> {
+        let sleepy = verb == self.sleepy.0 && key.starts_with(self.sleepy.1);
         self.pause().await;
+        if sleepy {
+            tokio::time::sleep(Duration::from_millis(self.random(200))).await;
+        }
         let result = operation.await;
         self.log.lock().unwrap().push((verb.to_owned(), key.to_owned()));
         if matches!(verb, "put" | "delete") {
@@ -398,9 +408,24 @@ impl Slow {
             }
         }
         self.pause().await;
+        if sleepy {
+            tokio::time::sleep(Duration::from_millis(self.random(50))).await;
+        }
         result
     }
 }
+
+/// Between which requests of one actor the others do most of their work.
+const SLEEPY: [(&str, &str); 8] = [
+    ("put", "layouts/"),
+    ("put", "snapshots/"),
+    ("put", "packs/"),
+    ("list", ""),
+    ("head", "gc/epoch"),
+    ("delete", "packs/"),
+    ("delete", "gc/intent"),
+    ("none", ""),
+];
 
 #[async_trait]
 impl Objects for Slow {
@@ -444,6 +469,7 @@ async fn interleave(v: &Versions, needs: &BTreeMap<String, Vec<String>>, seed: u
     let slow = Arc::new(Slow {
         memory: memory.clone(),
         state: Mutex::new(seed),
+        sleepy: SLEEPY[usize::try_from(seed).unwrap() % SLEEPY.len()],
         log: Mutex::default(),
         dangling: Mutex::default(),
         needs: needs.clone(),
@@ -465,9 +491,9 @@ async fn interleave(v: &Versions, needs: &BTreeMap<String, Vec<String>>, seed: u
     // Without a grace, only the protocol protects.
     let grace = if slow.random(2) == 0 { Duration::ZERO } else { HOUR };
     let keep: BTreeSet<Digest> = [v.digest(0)].into();
-    let dies_after = (slow.random(3) == 0).then(|| Duration::from_millis(slow.random(800)));
+    let dies_after = (slow.random(3) == 0).then(|| Duration::from_millis(slow.random(300)));
     let [begin_gc, begin_1, begin_2] =
-        [slow.random(300), slow.random(600), slow.random(600)].map(Duration::from_millis);
+        [slow.random(100), slow.random(250), slow.random(250)].map(Duration::from_millis);
     let nowhere = Events::nowhere();
     let collecting = async {
         tokio::time::sleep(begin_gc).await;
@@ -484,8 +510,9 @@ async fn interleave(v: &Versions, needs: &BTreeMap<String, Vec<String>>, seed: u
         tokio::time::sleep(begin).await;
         v.push(&store, version).await
     };
+    let [a, b, c] = [(); 3].map(|()| 1 + usize::try_from(slow.random(2)).unwrap());
     let (collected, first, second, third) =
-        tokio::join!(dying, push(begin_1, 1), push(begin_2, 2), push(begin_1 + begin_2, 2));
+        tokio::join!(dying, push(begin_1, a), push(begin_2, b), push(begin_1 + begin_2, c));
     let context = || {
         let log = slow.log.lock().unwrap();
         log.iter().map(|(verb, key)| format!("{verb} {key:.24}")).collect::<Vec<_>>().join("\n")
@@ -500,7 +527,7 @@ async fn interleave(v: &Versions, needs: &BTreeMap<String, Vec<String>>, seed: u
         let log = slow.log.lock().unwrap();
         log.iter().position(|(verb, key)| verb == "list" && key == "claims/").unwrap_or(usize::MAX)
     };
-    for (pushed, version) in [(&first, 1), (&second, 2), (&third, 2)] {
+    for (pushed, version) in [(&first, a), (&second, b), (&third, c)] {
         match pushed {
             Ok(_) => {
                 ended += 1;
@@ -525,7 +552,11 @@ async fn interleave(v: &Versions, needs: &BTreeMap<String, Vec<String>>, seed: u
     memory.set_clock(hours(300));
     collect(&plain, &[v.digest(0)], HOUR).await.unwrap();
     assert_eq!(families(&memory), needs[&hex_key("snapshots", &v.digest(0))], "seed {seed}");
-    let removed = collected.as_ref().and_then(|done| done.as_ref().ok()).map_or(0, |done| done.removed.objects);
+    let removed = {
+        let log = slow.log.lock().unwrap();
+        log.iter().filter(|(verb, key)| verb == "delete" && needs.values().flatten().any(|data| data == key)).count()
+            as u64
+    };
     (ended, busy, collected.is_none(), removed)
 }
 
@@ -533,12 +564,12 @@ async fn interleave(v: &Versions, needs: &BTreeMap<String, Vec<String>>, seed: u
 fn nothing_is_lost_whatever_comes_between_a_gc_and_pushes() {
     let first: u64 = std::env::var("SNAPSHOT_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let rounds: u64 = std::env::var("SNAPSHOT_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(300);
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let v = versions();
-    let needs = runtime().block_on(needs(&v));
+    let needs = runtime.block_on(needs(&v));
     let (mut ended, mut busy, mut deaths, mut removed) = (0, 0, 0, 0);
-    for seed in first..first + rounds {
-        let result = runtime().block_on(interleave(&v, &needs, seed));
+    let all = stream::iter(first..first + rounds).map(|seed| interleave(&v, &needs, seed)).buffer_unordered(24);
+    for result in runtime.block_on(all.collect::<Vec<_>>()) {
         ended += result.0;
         busy += result.1;
         deaths += u64::from(result.2);
@@ -548,7 +579,7 @@ fn nothing_is_lost_whatever_comes_between_a_gc_and_pushes() {
         "gc: {rounds} interleavings from seed {first}: {ended} pushes, {busy} busy, {deaths} deaths, {removed} removed"
     );
     assert!(ended + busy == 3 * rounds && busy * 20 < rounds, "{busy} of {} pushes had to give up", 3 * rounds);
-    assert!(rounds < 100 || (removed > rounds && deaths * 10 > rounds), "too little happened: {removed}, {deaths}");
+    assert!(rounds < 100 || (removed > rounds / 4 && deaths * 10 > rounds), "too little happened: {removed}, {deaths}");
 }
 
 #[test]

@@ -190,8 +190,9 @@ impl Store {
         let length = body.length();
         let meta = match self.objects.put(key, body, Condition::None).await {
             Ok(meta) => meta,
-            // Another writer of the same content, or our own answer lost: what counts is what is there now.
-            Err(error @ (Error::Conflict { .. } | Error::Unavailable { .. })) => match self.objects.head(key).await {
+            // Another writer of the same content, or our own answer lost: what counts is what is there now. Where a write
+            // was refused, or the object was damaged before, its size says nothing.
+            Err(error) if error.may_be_done() && !self.is_damaged(key) => match self.objects.head(key).await {
                 Ok(Some(meta)) if meta.size == length => meta,
                 _ => return Err(error),
             },

@@ -186,6 +186,11 @@ impl Error {
         Self::Unavailable { store: store.into(), what: what.into(), again: Again::Unknown(None), source: None }
     }
 
+    /// Whether what was asked may have been done all the same, by us with a lost answer or by another writer.
+    pub fn may_be_done(&self) -> bool {
+        matches!(self, Self::Conflict { .. } | Self::Unavailable { again: Again::Unknown(_), .. })
+    }
+
     /// Whether asking again may help.
     pub fn again(&self) -> Again {
         match self {

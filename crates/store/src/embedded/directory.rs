@@ -517,3 +517,76 @@ fn remove_empty(path: &Path) -> std::io::Result<()> {
     }
     fs::remove_dir(path)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::embedded::receive::{Claims, receive};
+    use bytes::Bytes;
+    use s3s::{Body, S3ErrorCode, dto::StreamingBlob};
+    use std::os::unix::fs::FileExt as _;
+
+    fn eio(_: &File) -> std::io::Result<()> {
+        Err(rustix::io::Errno::IO.into())
+    }
+
+    async fn put(directory: &Arc<Directory>, body: Vec<u8>, conditions: Preconditions) -> S3Result<()> {
+        let commit = move |directory: &Directory, received: crate::embedded::receive::Received| {
+            directory.commit(BUCKET, "a/key", received.temporary, &conditions)
+        };
+        let body = StreamingBlob::from(Body::from(Bytes::from(body)));
+        receive(directory.clone(), Some(body), Claims::default(), Record::default(), commit).await
+    }
+
+    fn there(directory: &Directory) -> Option<Vec<u8>> {
+        let opened = directory.open_object(BUCKET, "a/key").ok()?;
+        let mut body = vec![0; usize::try_from(opened.size).unwrap()];
+        opened.file.read_exact_at(&mut body, 0).unwrap();
+        Some(body)
+    }
+
+    fn temporaries(directory: &Directory) -> usize {
+        fs::read_dir(directory.session().unwrap()).unwrap().count() - 1
+    }
+
+    fn is_eio(error: &s3s::S3Error) {
+        assert_eq!(*error.code(), S3ErrorCode::InternalError);
+        let message = error.message().unwrap();
+        assert!(message.contains("cannot fsync") && message.contains("Input/output error"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_fsynced_is_not_said_to_be_there() {
+        let root = tempfile::tempdir().unwrap();
+        let good = Directory::open(root.path()).unwrap();
+        put(&good, b"old".to_vec(), Preconditions::default()).await.unwrap();
+        let etag = good.open_object(BUCKET, "a/key").unwrap().record.etag;
+
+        let files = Directory::build(root.path(), PATIENCE, Disk { file: eio, ..DISK }).unwrap();
+        for size in [3, 5 << 20] {
+            is_eio(&put(&files, vec![7; size], Preconditions::default()).await.unwrap_err());
+            assert_eq!(there(&good).unwrap(), b"old", "the old object is intact");
+            assert_eq!(temporaries(&files), 0);
+        }
+
+        let directories = Directory::build(root.path(), PATIENCE, Disk { directory: eio, ..DISK }).unwrap();
+        // Nobody is refused because of what may not be durable.
+        let absent = || Preconditions { if_none_match: Some(ETagCondition::Any), ..Preconditions::default() };
+        is_eio(&put(&directories, b"new".to_vec(), absent()).await.unwrap_err());
+        assert_eq!(there(&good).unwrap(), b"old");
+        let matching = Preconditions { if_match: Some(ETagCondition::ETag(s3s::dto::ETag::Strong(etag))), ..absent() };
+        let matching = Preconditions { if_none_match: None, ..matching };
+        is_eio(&put(&directories, b"new".to_vec(), matching).await.unwrap_err());
+        is_eio(&directories.remove(BUCKET, "a/key", &Preconditions::default()).unwrap_err());
+        assert_eq!(temporaries(&directories), 0);
+    }
+
+    #[test]
+    fn the_stripe_of_a_key_is_the_same_in_every_version() {
+        assert_eq!([stripe("sealift", "a"), stripe("sealift", "refs/heads/main"), stripe("", "")], STRIPES_OF_THREE);
+    }
+
+    /// As the first version computed them: processes of two versions may write one directory.
+    const STRIPES_OF_THREE: [usize; 3] = [39, 35, 12];
+}

@@ -64,6 +64,8 @@ impl Call<'_> {
         let key = || self.key.to_owned();
         match (status(&error), error.code()) {
             (Some(412), _) => return Error::Precondition { key: key() },
+            // The object that is not there is the upload: completed before, or aborted by who completed its content first.
+            (Some(404), Some("NoSuchUpload")) => return Error::Missing { key: key() },
             (Some(409), code) if code != Some("InvalidBucketState") => return Error::Conflict { key: key() },
             (Some(507), _) | (_, Some(FULL | "XMinioStorageFull")) => {
                 let what = error.message().unwrap_or("it answers 507 Insufficient Storage").to_owned();

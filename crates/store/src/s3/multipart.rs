@@ -1,7 +1,7 @@
 //! Uploads in parts: hashed while they are read, a few parts under way at a time, and never left behind.
 
 use super::{Moving, S3, sha256, time};
-use crate::{Body, Condition, Digest, Error, Meta, Objects as _, Result, Store};
+use crate::{Body, Condition, Digest, Error, Family, Meta, Objects as _, Result, Store};
 use aws_sdk_s3::{
     Client,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
@@ -123,13 +123,39 @@ impl S3 {
         match result {
             Ok(meta) => {
                 begun.open = false;
+                self.sweep(key).await;
                 Ok(meta)
             }
             Err(error) => {
                 begun.abort().await;
-                Err(error)
+                // The upload itself is gone.
+                if !matches!(error, Error::Missing { .. }) {
+                    return Err(error);
+                }
+                let lost = || self.passing(format!("lost the upload of {key}: another process aborted it"));
+                self.overtaken(key, body.length()).await.ok_or_else(lost)
             }
         }
+    }
+
+    /// Aborts what is left of other uploads of content that is there now: those of a process that was killed, or whose network
+    /// went away. Another process that is sending the same content finds it there (`overtaken`).
+    async fn sweep(&self, key: &str) {
+        if !Family::names(key) {
+            return;
+        }
+        // Without the permission to list them, the bucket's rule for unfinished uploads is what remains.
+        for upload in self.unfinished(key).await.unwrap_or_default() {
+            if upload.key == key {
+                let _ = self.abort(&upload).await;
+            }
+        }
+    }
+
+    /// The content that another process has stored meanwhile.
+    async fn overtaken(&self, key: &str, length: u64) -> Option<Meta> {
+        let there = if Family::names(key) { self.head(key).await.ok().flatten() } else { None };
+        there.filter(|meta| meta.size == length)
     }
 
     /// Begins an upload. Whoever asked may be gone when the answer comes; then it is aborted at once.
@@ -283,7 +309,8 @@ impl S3 {
             };
             match failure {
                 // Its answer may have been lost, and the upload be gone because it was completed: what is there now counts.
-                None | Some(Error::Unavailable { .. }) => match (self.head(key).await, failure) {
+                None | Some(Error::Unavailable { .. } | Error::Missing { .. }) => match (self.head(key).await, failure)
+                {
                     (Ok(Some(meta)), _) if meta.size == length => Ok(meta),
                     (_, Some(failure)) => Err(failure),
                     (Ok(_), None) => Err(self.passing(format!("does not show {key} after its upload"))),

@@ -26,30 +26,37 @@ pub struct Permission {
 
 /// The permissions that suffice, as an IAM policy for the credentials of a store.
 ///
-/// Listing is bound to the prefix by a condition that holds also where a request has no prefix: reading an object that is not
-/// there is answered with 404 only to those who may list, and that question has no prefix.
+/// Listing is bound to the prefix, and allowed to a request that has none: whether an object is absent (404) or forbidden
+/// (403) is decided by the permission to list, for a question that has no prefix. Two statements say so, because not every
+/// server knows the conditions that end in `IfExists`.
 pub fn least_policy(bucket: &str, prefix: &str) -> String {
     let prefix = prefix.trim_matches('/');
-    let below = if prefix.is_empty() { "*".to_owned() } else { format!("{prefix}/*") };
-    let mut listing = serde_json::json!({
-        "Sid": "List",
+    let resource = format!("arn:aws:s3:::{bucket}");
+    let listing = serde_json::json!(["s3:ListBucket", "s3:ListBucketMultipartUploads"]);
+    let list = |sid: &str, condition: serde_json::Value| {
+        let mut statement =
+            serde_json::json!({ "Sid": sid, "Effect": "Allow", "Action": listing, "Resource": resource });
+        if !condition.is_null() {
+            statement["Condition"] = condition;
+        }
+        statement
+    };
+    let (below, mut statements) = match prefix {
+        "" => ("*".to_owned(), vec![list("List", serde_json::Value::Null)]),
+        prefix => {
+            let below = format!("{prefix}/*");
+            let inside = list("ListPrefix", serde_json::json!({ "StringLike": { "s3:prefix": [below] } }));
+            let absent = list("TellAbsent", serde_json::json!({ "Null": { "s3:prefix": "true" } }));
+            (below, vec![inside, absent])
+        }
+    };
+    statements.push(serde_json::json!({
+        "Sid": "Objects",
         "Effect": "Allow",
-        "Action": ["s3:ListBucket", "s3:ListBucketMultipartUploads"],
-        "Resource": format!("arn:aws:s3:::{bucket}"),
-    });
-    if !prefix.is_empty() {
-        listing["Condition"] = serde_json::json!({ "StringLikeIfExists": { "s3:prefix": [below] } });
-    }
-    let policy = serde_json::json!({
-        "Version": "2012-10-17",
-        "Statement": [listing, {
-            "Sid": "Objects",
-            "Effect": "Allow",
-            "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
-            "Resource": format!("arn:aws:s3:::{bucket}/{below}"),
-        }],
-    });
-    format!("{policy:#}\n")
+        "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+        "Resource": format!("{resource}/{below}"),
+    }));
+    format!("{:#}\n", serde_json::json!({ "Version": "2012-10-17", "Statement": statements }))
 }
 
 impl Store {
@@ -239,10 +246,14 @@ mod tests {
     #[test]
     fn the_policy_is_bound_to_the_prefix() {
         let policy: serde_json::Value = serde_json::from_str(&least_policy("data", "/team/sealift/")).unwrap();
-        assert_eq!(policy["Statement"][0]["Condition"]["StringLikeIfExists"]["s3:prefix"][0], "team/sealift/*");
-        assert_eq!(policy["Statement"][0]["Resource"], "arn:aws:s3:::data");
-        assert_eq!(policy["Statement"][1]["Resource"], "arn:aws:s3:::data/team/sealift/*");
+        let statements = policy["Statement"].as_array().unwrap();
+        assert_eq!(statements.len(), 3);
+        assert_eq!(statements[0]["Condition"]["StringLike"]["s3:prefix"][0], "team/sealift/*");
+        assert_eq!(statements[0]["Resource"], "arn:aws:s3:::data");
+        assert_eq!(statements[1]["Condition"]["Null"]["s3:prefix"], "true");
+        assert_eq!(statements[2]["Resource"], "arn:aws:s3:::data/team/sealift/*");
         let whole: serde_json::Value = serde_json::from_str(&least_policy("data", "")).unwrap();
+        assert_eq!(whole["Statement"].as_array().unwrap().len(), 2);
         assert!(whole["Statement"][0].get("Condition").is_none());
         assert_eq!(whole["Statement"][1]["Resource"], "arn:aws:s3:::data/*");
     }

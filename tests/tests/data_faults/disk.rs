@@ -1,0 +1,301 @@
+//! Rows 2 to 4: what the disk of this machine does, and local files that were cut short.
+
+use crate::{
+    Lane,
+    common::{self, Tmpfs, data::Scene, data::server_is_tidy, refused, succeed},
+};
+use e2e::{
+    Run, Running,
+    campaign::{Random, Tally},
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// More fsyncs of one thread, or steps of a disk's size, than any command here needs.
+const MOST: u64 = 80;
+
+pub(crate) fn has_strace() -> bool {
+    let found = !common::outcome(Command::new("sh").args(["-c", "command -v strace"])).1.is_empty();
+    if !found {
+        common::must_run("there is no strace");
+    }
+    found
+}
+
+pub(crate) fn lanes() -> Vec<Lane<'static>> {
+    let mut lanes: Vec<Lane<'static>> = Vec::new();
+    if has_strace() {
+        for verb in ["add", "push", "pull", "checkout"] {
+            lanes.push((format!("row 02 fsync of {verb}"), Box::new(move |tally| fsync(tally, verb))));
+        }
+    }
+    if common::root("a file system that is full") {
+        for verb in ["add", "push", "pull", "checkout"] {
+            lanes.push((format!("row 03 full disk of {verb}"), Box::new(move |tally| full(tally, verb))));
+        }
+    }
+    lanes.push(("row 04 torn pointer".to_owned(), Box::new(torn_pointer)));
+    for kind in ["stat", "packs", "layouts", "snapshots"] {
+        lanes.push((format!("row 04 torn {kind}"), Box::new(move |tally| torn(tally, kind))));
+    }
+    lanes
+}
+
+/// Data that was added, and for what comes after it pushed.
+fn scene(tally: &Tally, stream: u64, verb: &str) -> Scene {
+    let scene = Scene::small(&mut Random::new(tally.seed, stream), None);
+    if verb != "add" {
+        scene.run(&["data", "push"]).ok();
+    }
+    scene
+}
+
+/// As it is before the verb that is tried.
+fn prepare(scene: &Scene, verb: &str) {
+    match verb {
+        "add" => {
+            let _ = fs::remove_dir_all(scene.project.path(".sealift/cache"));
+            let _ = fs::remove_file(scene.project.path("data/raw.snapshot.toml"));
+        }
+        "push" => scene.empty_store(),
+        "pull" => scene.forget(),
+        _ => scene.remove_data(),
+    }
+}
+
+/// The next run finishes, and everything verifies.
+#[track_caller]
+fn finished(scene: &Scene, verb: &str) {
+    scene.run(&["data", verb]).ok();
+    scene.whole();
+    match verb {
+        "add" => scene.run(&["data", "verify", "--local"]).ok(),
+        "push" => scene.run(&["data", "verify"]).ok(),
+        _ => scene.run(&["data", "status"]).ok().says("clean"),
+    };
+    server_is_tidy(&scene.project.store_folder());
+}
+
+/// Row 2: the n-th fsync of a thread fails, for every n until none does.
+fn fsync(tally: &Tally, verb: &'static str) {
+    let row = "row 02 fsync";
+    let scene = scene(tally, 600, verb);
+    let log = scene.project.folder().join("injected");
+    for nth in 1..=MOST {
+        prepare(&scene, verb);
+        let mut command = scene.project.command("strace");
+        command.args(["-f", "-qq", "-e", "trace=fsync,fdatasync", "-e"]);
+        command.arg(format!("inject=fsync,fdatasync:error=EIO:when={nth}")).arg("-o").arg(&log);
+        command.arg(env!("CARGO_BIN_EXE_sealift-under-test")).args(["data", verb]);
+        let run = Running::start(command, format!("data {verb} with fsync {nth} failing")).wait();
+        let injected = fs::read_to_string(&log).unwrap().contains("(INJECTED)");
+        if !injected {
+            tally.attempt(row, format!("{verb} without a failing fsync"), || run.ok());
+            assert!(nth > 1, "data {verb} makes no fsync");
+            return;
+        }
+        if tally.given_up(row) {
+            return;
+        }
+        tally.attempt(row, format!("fsync {nth} of {verb}"), || {
+            let refusal = refused(&run, run.code.filter(|code| matches!(code, 69 | 70)).unwrap_or(70));
+            let said = format!("{} {}", refusal.what, refusal.why);
+            assert!(said.contains("os error 5") || said.contains("fsync"), "{}", run.told());
+            scene.not_torn(&[]);
+            finished(&scene, verb);
+        });
+    }
+    tally.lose(row, format!("data {verb} made more than {MOST} fsyncs a thread"));
+}
+
+/// Row 3: a disk with room for a little more each time, until it suffices; then the same with inodes.
+fn full(tally: &Tally, verb: &'static str) {
+    for what in ["bytes", "inodes"] {
+        let scene = scene(tally, 700, verb);
+        // What this verb writes to.
+        let place = scene.project.path(match verb {
+            "add" => ".sealift",
+            "push" => ".sealift/store",
+            "pull" => ".sealift/cache",
+            _ => "data",
+        });
+        for step in 1..=MOST {
+            if fits(tally, &scene, verb, &place, what, step) || tally.given_up("row 03 full disk") {
+                break;
+            }
+            assert!(step < MOST, "data {verb} never fits");
+        }
+    }
+}
+
+/// One size of the disk; whether it suffices.
+fn fits(tally: &Tally, scene: &Scene, verb: &str, place: &Path, what: &str, step: u64) -> bool {
+    let row = "row 03 full disk";
+    let options = match what {
+        "bytes" => format!("size={}k,mode=755", step * 16),
+        _ => format!("size=64m,nr_inodes={},mode=755", step * 3),
+    };
+    // The pointer lies beside the data, and so on the same disk.
+    let pointers = (verb == "checkout").then(|| scene.pointers());
+    if verb != "push" {
+        prepare(scene, verb);
+    } else {
+        let _ = fs::remove_dir_all(place);
+    }
+    if verb == "checkout" {
+        let _ = fs::remove_dir_all(place);
+    }
+    let disk = Tmpfs::mount(place, &options);
+    if let Some(texts) = &pointers {
+        if fs::write(place.join("raw.snapshot.toml"), &texts[0]).is_err() {
+            return false; // no room for what git would have written
+        }
+    }
+    let run = scene.run(&["data", verb]);
+    let outcome = tally.attempt(row, format!("{verb} with {options}"), || {
+        if run.code == Some(0) {
+            scene.not_torn(&[]);
+            return true;
+        }
+        refused(&run, 70).says(&["full"]).then("free space");
+        if verb == "add" {
+            assert!(!scene.project.path("data/raw.snapshot.toml").exists(), "a pointer to what is not kept");
+        }
+        scene.not_torn(&[]);
+        // With room, the same command does what was not done.
+        succeed(Command::new("mount").args(["-o", "remount,size=64m,nr_inodes=10000"]).arg(&disk.path));
+        finished(scene, verb);
+        false
+    });
+    drop(disk);
+    if verb == "push" {
+        // The store was on the disk that is gone.
+        let _ = fs::remove_dir_all(place);
+    }
+    if let Some(texts) = &pointers {
+        scene.point(texts);
+    }
+    outcome == Some(true)
+}
+
+/// Row 4: the pointer cut short at every byte.
+fn torn_pointer(tally: &Tally) {
+    let row = "row 04 torn";
+    let scene = scene(tally, 800, "push");
+    let text = scene.pointers().remove(0);
+    for length in 0..text.len() {
+        if tally.given_up(row) {
+            return;
+        }
+        scene.point(&[text[..length].to_owned()]);
+        let verb = ["status", "push", "checkout", "pull"][length % 4];
+        let run = scene.run(&["data", verb]);
+        tally.attempt(row, format!("the pointer cut to {length} of {} bytes, data {verb}", text.len()), || {
+            if run.code == Some(0) {
+                // Only what ends lines may be missing from a pointer that says the same.
+                assert!(text[length..].trim().is_empty(), "{}", run.told());
+            } else {
+                refused(&run, 65).says(&["raw.snapshot.toml"]);
+            }
+            scene.whole();
+        });
+    }
+    scene.point(&[text]);
+    tally.attempt(row, "the pointer whole again", || finished(&scene, "pull"));
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let found = common::data::entries(folder);
+    let file = |(path, entry)| matches!(entry, common::data::Entry::File(..)).then(|| folder.join::<PathBuf>(path));
+    found.into_iter().filter_map(file).collect()
+}
+
+/// Row 4: one kind of file of the cache, cut short at every byte of its tail and at some places before.
+fn torn(tally: &Tally, kind: &'static str) {
+    const TAIL: usize = 60;
+    let row = "row 04 torn";
+    let scene = scene(tally, 900, "push");
+    let mut random = Random::new(tally.seed, 901);
+    let folder = scene.project.path(".sealift/cache/data").join(kind);
+    let found = files(&folder);
+    assert!(!found.is_empty(), "the cache has no {kind}");
+    for file in found {
+        let whole = fs::read(&file).unwrap();
+        let tail = whole.len().saturating_sub(TAIL)..whole.len();
+        let before = (0..8).map(|_| random.below(whole.len() as u64) as usize);
+        for (index, length) in tail.chain(before).chain([0]).enumerate() {
+            if tally.given_up(row) {
+                return;
+            }
+            replace(&file, &whole[..length]);
+            tally.attempt(row, format!("{kind} cut to {length} of {} bytes, case {index}", whole.len()), || {
+                read_torn(&scene, kind, index);
+            });
+        }
+        // And one bit in the middle, which no length tells.
+        for index in 0..8 {
+            let mut bytes = whole.clone();
+            let at = random.below(bytes.len() as u64 * 8);
+            bytes[(at / 8) as usize] ^= 1 << (at % 8);
+            replace(&file, &bytes);
+            tally.attempt(row, format!("{kind} with bit {at} flipped, case {index}"), || {
+                read_torn(&scene, kind, index);
+            });
+        }
+    }
+}
+
+/// A file of the cache may be read-only.
+fn replace(file: &Path, bytes: &[u8]) {
+    let _ = fs::remove_file(file);
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, bytes).unwrap();
+}
+
+/// What is torn is never believed: no command says or writes anything wrong, and a pull heals.
+fn read_torn(scene: &Scene, kind: &str, index: usize) {
+    if kind == "stat" {
+        // What it remembered is found out again; also when the data changed behind it.
+        let changed = scene.project.path("data/raw/run.sh");
+        let before = fs::read(&changed).unwrap();
+        if index % 2 == 1 {
+            let mut other = before.clone();
+            other[0] ^= 1;
+            fs::write(&changed, other).unwrap();
+            scene.run(&["data", "status"]).ok().says("modified");
+            fs::write(&changed, &before).unwrap();
+        }
+        scene.run(&["data", "status"]).ok().says("clean");
+        return scene.whole();
+    }
+    scene.remove_data();
+    match index % 3 {
+        0 => {
+            let run = scene.run(&["data", "checkout"]);
+            told_or_whole(scene, &run);
+        }
+        1 => {
+            let run = scene.run(&["data", "verify", "--local"]);
+            assert_ne!(run.code, Some(0), "what is torn verifies: {}", run.told());
+            let _ = refused(&run, run.code.filter(|code| matches!(code, 66 | 73)).unwrap_or(73));
+        }
+        _ => {}
+    }
+    scene.run(&["data", "pull"]).ok();
+    scene.whole();
+    scene.run(&["data", "verify", "--local"]).ok();
+}
+
+/// A checkout from a damaged cache either says so, and that a pull mends it, or is right.
+fn told_or_whole(scene: &Scene, run: &Run) {
+    scene.not_torn(&[]);
+    match run.code {
+        Some(0) => scene.whole(),
+        code => {
+            refused(run, code.filter(|code| matches!(code, 66 | 73)).unwrap_or(73)).then("sealift data pull");
+        }
+    }
+}
