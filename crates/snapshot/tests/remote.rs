@@ -237,7 +237,7 @@ async fn a_verification_needs_room_for_a_few_packs_only_and_names_every_damaged_
     let folder = there.path(".sealift/cache");
     let count = Arc::new(std::sync::atomic::AtomicU64::new(0));
     let events = domain::Events::new(Watch(Box::new(move || {
-        if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 50 == 0 {
+        if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed).is_multiple_of(50) {
             let sizes =
                 common::walk(&folder).into_iter().filter_map(|path| path.metadata().ok()).map(|meta| meta.len());
             seen.fetch_max(sizes.sum(), std::sync::atomic::Ordering::Relaxed);

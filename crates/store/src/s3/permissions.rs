@@ -28,14 +28,14 @@ pub struct Permission {
 ///
 /// Listing is bound to the prefix, and allowed to a request that has none: whether an object is absent (404) or forbidden
 /// (403) is decided by the permission to list, for a question that has no prefix. Two statements say so, because not every
-/// server knows the conditions that end in `IfExists`.
+/// server knows the conditions that end in `IfExists`. Listing uploads knows no prefix at all.
 pub fn least_policy(bucket: &str, prefix: &str) -> String {
     let prefix = prefix.trim_matches('/');
     let resource = format!("arn:aws:s3:::{bucket}");
-    let listing = serde_json::json!(["s3:ListBucket", "s3:ListBucketMultipartUploads"]);
     let list = |sid: &str, condition: serde_json::Value| {
+        let action = ["s3:ListBucket"];
         let mut statement =
-            serde_json::json!({ "Sid": sid, "Effect": "Allow", "Action": listing, "Resource": resource });
+            serde_json::json!({ "Sid": sid, "Effect": "Allow", "Action": action, "Resource": resource });
         if !condition.is_null() {
             statement["Condition"] = condition;
         }
@@ -50,6 +50,12 @@ pub fn least_policy(bucket: &str, prefix: &str) -> String {
             (below, vec![inside, absent])
         }
     };
+    statements.push(serde_json::json!({
+        "Sid": "Uploads",
+        "Effect": "Allow",
+        "Action": ["s3:ListBucketMultipartUploads"],
+        "Resource": resource,
+    }));
     statements.push(serde_json::json!({
         "Sid": "Objects",
         "Effect": "Allow",
@@ -247,14 +253,14 @@ mod tests {
     fn the_policy_is_bound_to_the_prefix() {
         let policy: serde_json::Value = serde_json::from_str(&least_policy("data", "/team/sealift/")).unwrap();
         let statements = policy["Statement"].as_array().unwrap();
-        assert_eq!(statements.len(), 3);
+        assert_eq!(statements.len(), 4);
         assert_eq!(statements[0]["Condition"]["StringLike"]["s3:prefix"][0], "team/sealift/*");
         assert_eq!(statements[0]["Resource"], "arn:aws:s3:::data");
         assert_eq!(statements[1]["Condition"]["Null"]["s3:prefix"], "true");
-        assert_eq!(statements[2]["Resource"], "arn:aws:s3:::data/team/sealift/*");
+        assert_eq!(statements[3]["Resource"], "arn:aws:s3:::data/team/sealift/*");
         let whole: serde_json::Value = serde_json::from_str(&least_policy("data", "")).unwrap();
-        assert_eq!(whole["Statement"].as_array().unwrap().len(), 2);
+        assert_eq!(whole["Statement"].as_array().unwrap().len(), 3);
         assert!(whole["Statement"][0].get("Condition").is_none());
-        assert_eq!(whole["Statement"][1]["Resource"], "arn:aws:s3:::data/*");
+        assert_eq!(whole["Statement"][2]["Resource"], "arn:aws:s3:::data/*");
     }
 }
