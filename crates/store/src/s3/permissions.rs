@@ -96,9 +96,9 @@ fn verdict<T>(result: Result<T>) -> Result<std::result::Result<T, String>> {
 impl S3 {
     async fn check_permissions(&self) -> Result<Vec<Permission>> {
         let key = format!("probes/{}", uuid::Uuid::new_v4());
-        let mut found = vec![self.may_list(&key).await?];
         let put = self.may_put(&key).await?;
         let get = self.may_get(&key).await?;
+        let mut found = vec![self.may_list(get.allowed).await?];
         let (abort, uploads) = (self.may_abort(&key).await?, self.may_list_uploads(&key).await?);
         let delete = self.may_delete(&key, put.allowed).await?;
         found.extend([get, put, delete, abort, uploads]);
@@ -108,14 +108,18 @@ impl S3 {
         Ok(found)
     }
 
-    async fn may_list(&self, key: &str) -> Result<Permission> {
+    async fn may_list(&self, may_get: bool) -> Result<Permission> {
         let why = "to find what is stored, and to learn that an object is not there";
         let needed = |allowed, detail| Permission { action: "s3:ListBucket", why, needed: true, allowed, detail };
         if let Err(detail) = verdict(self.list("probes/", None).await)? {
             return Ok(needed(false, detail));
         }
+        if !may_get {
+            return Ok(needed(true, "listed probes/".to_owned()));
+        }
         // Without the permission, or bound to a prefix that this question does not have, absent is answered as forbidden.
-        Ok(match verdict(self.head(key).await)? {
+        let absent = format!("probes/{}", uuid::Uuid::new_v4());
+        Ok(match verdict(self.head(&absent).await)? {
             Ok(_) => needed(true, "listed probes/, and an absent object is absent".to_owned()),
             Err(detail) => needed(false, format!("an absent object is answered as forbidden: {detail}")),
         })
