@@ -1,6 +1,6 @@
 //! `sealift store serve` as an operator runs it: where it may listen, how it starts after a crash, how it stops.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a helper of a test fails as the test does")]
 
 mod common;
 

@@ -58,7 +58,7 @@ use crate::{
     error::{Error, Result},
     fence::{self, CLAIMS, EPOCH, INTENT, Intent, LEASE, LEASE_TTL},
     layout::LayoutReader,
-    remote::{blocking, copy_layout},
+    remote::{blocking, copy_layout, is_damage},
 };
 use domain::{
     Digest, Events,
@@ -329,8 +329,14 @@ async fn packs_of(store: &Store, digest: &Digest) -> Result<Option<Vec<Digest>>>
     let mut attempt = 0;
     loop {
         attempt += 1;
-        if !copy_layout(store, digest, file.path()).await? {
-            return Ok(None);
+        match copy_layout(store, digest, file.path()).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(Error::Store { source, .. }) if is_damage(&source) => {
+                let why = format!("is damaged, so the packs that it needs are not known: {source}");
+                return Err(Error::Unsure { object: layout_key(digest), why });
+            }
+            Err(error) => return Err(error),
         }
         let (path, snapshot) = (file.path().to_owned(), *digest);
         let read = blocking("read a layout", move || {

@@ -15,6 +15,8 @@ use store::{Location, Store};
 
 const POINTER: &str = "data/raw.snapshot.toml";
 
+const PARTS: [&str; 2] = ["deep", "large.bin"];
+
 /// Kills this process at the k-th event.
 struct Deadly(AtomicU64);
 
@@ -32,6 +34,15 @@ async fn run(verb: &str, root: &Path, directory: &Path, events: &Events) -> snap
     match verb {
         "add" => repository.add(Path::new("data/raw"), events).map(drop),
         "push" => repository.push(&store, &repository.pointer(Path::new(POINTER))?, events).await.map(drop),
+        "gc" => {
+            let keep = [repository.pointer(Path::new(POINTER))?.digest].into();
+            let plan = snapshot::gc::plan(&store, &keep, std::time::Duration::ZERO, events).await?;
+            snapshot::gc::collect(&store, &plan, &keep, events).await.map(drop)
+        }
+        "part" => {
+            let (pointer, parts) = (repository.pointer(Path::new(POINTER))?, PARTS.map(str::to_owned));
+            repository.pull_part(&store, &pointer, &parts, false, events).await.map(drop)
+        }
         _ => repository.pull(&store, &repository.pointer(Path::new(POINTER))?, true, events).await.map(drop),
     }
 }
@@ -98,4 +109,47 @@ async fn whatever_is_killed_is_finished_by_the_next_run() {
         }
     }
     assert!(survived >= 20, "{survived} kills were survived");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gc_and_a_pull_of_a_part_that_are_killed_are_finished_by_the_next() {
+    let nowhere = Events::nowhere();
+    let mut survived = 0;
+    for verb in ["gc", "part"] {
+        for at in 1.. {
+            let (here, there, store) = (Fixture::new(), Fixture::new(), tempfile::tempdir().unwrap());
+            for version in ["older", "newer"] {
+                one_of_everything(&here);
+                here.write("data/raw/version", version);
+                run("add", here.root.path(), store.path(), &nowhere).await.unwrap();
+                run("push", here.root.path(), store.path(), &nowhere).await.unwrap();
+            }
+            let pointer = here.repository.pointer(Path::new(POINTER)).unwrap();
+            there.take_pointer(&pointer, POINTER);
+            let root = if verb == "gc" { &here } else { &there }.root.path();
+            let was_killed = killed(verb, at, root, store.path());
+            let opened = Store::open(&Location::Embedded { directory: store.path().to_owned() }).await.unwrap();
+            assert!(snapshot::complete(&opened, &pointer.digest).await.unwrap().is_empty(), "{verb} killed at {at}");
+            run("push", here.root.path(), store.path(), &nowhere).await.unwrap();
+            run(verb, root, store.path(), &nowhere).await.unwrap();
+            if verb == "gc" {
+                assert_eq!(opened.list("snapshots/").await.unwrap().len(), 1, "killed at {at}");
+                assert!(opened.list("gc/intent").await.unwrap().is_empty(), "killed at {at}");
+                run("pull", there.root.path(), store.path(), &nowhere).await.unwrap();
+                assert_eq!(digest_of_tree(&there.path("data/raw")), pointer.digest);
+            } else {
+                for file in ["deep/er/and/deeper", "large.bin"] {
+                    let bytes = |fixture: &Fixture| std::fs::read(fixture.path("data/raw").join(file)).unwrap();
+                    assert!(bytes(&here) == bytes(&there), "{file}, killed at {at}");
+                }
+                assert_eq!(walk(&there.path("data/raw")).iter().filter(|path| path.is_file()).count(), 2);
+            }
+            assert_eq!(walk(&there.path(".sealift/cache/tmp")).len(), 0, "nothing temporary is left");
+            if !was_killed {
+                break;
+            }
+            survived += 1;
+        }
+    }
+    assert!(survived >= 10, "{survived} kills were survived");
 }

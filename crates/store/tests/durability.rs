@@ -92,12 +92,13 @@ impl Model {
             1 => 1 << 20,
             _ => dice.below(60_000),
         };
-        let state = Some((version, usize::try_from(length).unwrap()));
+        let length = usize::try_from(length).unwrap();
+        let state = Some((version, length));
         match dice.below(8) {
             0 => self.certainly(path.clone(), None, || client.call("DELETE", &path, "", &[])),
             1 | 2 => self.in_parts(client, dice, path, state),
             _ => {
-                let body = content(version, state.unwrap().1);
+                let body = content(version, length);
                 self.certainly(path.clone(), state, || client.call("PUT", &path, "", &body))
             }
         }

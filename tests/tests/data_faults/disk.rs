@@ -149,10 +149,10 @@ fn fits(tally: &Tally, scene: &Scene, verb: &str, place: &Path, what: &str, step
         let _ = fs::remove_dir_all(place);
     }
     let disk = Tmpfs::mount(place, &options);
-    if let Some(texts) = &pointers {
-        if fs::write(place.join("raw.snapshot.toml"), &texts[0]).is_err() {
-            return false; // no room for what git would have written
-        }
+    if let Some(texts) = &pointers
+        && fs::write(place.join("raw.snapshot.toml"), &texts[0]).is_err()
+    {
+        return false; // no room for what git would have written
     }
     let run = scene.run(&["data", verb]);
     let outcome = tally.attempt(row, format!("{verb} with {options}"), || {

@@ -64,8 +64,8 @@ fn storage_faults() {
     let tally = Tally::begin("faults");
     let servers = network::Servers::start();
     let mut lanes = Vec::new();
-    lanes.extend(network::lanes(&servers));
     lanes.extend(rollout::lanes());
+    lanes.extend(network::lanes(&servers));
     lanes.extend(disk::lanes());
     lanes.extend(hostile::lanes());
     // To look at one row: SEALIFT_TEST_ROW=9.

@@ -11,10 +11,12 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use rustix::fs::{Advice, fadvise};
 use s3s::{S3Error, S3Response, S3Result, dto::*, s3_error};
 use std::{
     collections::BTreeMap,
     fs::File,
+    num::NonZeroU64,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -158,22 +160,37 @@ fn invalid_range(size: u64) -> S3Error {
     error
 }
 
-/// A body from a file that is already open.
+/// A body from a file that is already open. While a piece is sent the next one is read, and the kernel looks further ahead.
 pub(super) fn body(file: File, range: std::ops::Range<u64>, path: PathBuf) -> StreamingBlob {
-    let start = (Arc::new(file), range.start, path);
-    StreamingBlob::wrap(stream::try_unfold(start, move |(file, at, path)| async move {
-        if at >= range.end {
-            return Ok::<_, S3Error>(None);
+    let read = move |file: &Arc<File>, path: &PathBuf, at: u64| {
+        let (file, path) = (file.clone(), path.clone());
+        let piece = at..range.end.min(at + PIECE);
+        (at < range.end).then(|| tokio::task::spawn_blocking(move || read_piece(&file, piece, &path)))
+    };
+    let file = Arc::new(file);
+    // Nothing is read before somebody asks for it.
+    let start = (file, range.start, path, None);
+    StreamingBlob::wrap(stream::try_unfold(start, move |(file, at, path, ahead)| {
+        let read = read.clone();
+        async move {
+            let Some(reading) = ahead.or_else(|| read(&file, &path, at)) else { return Ok::<_, S3Error>(None) };
+            let piece = reading.await.map_err(S3Error::internal_error)??;
+            let next = at + piece.len() as u64;
+            let ahead = read(&file, &path, next);
+            Ok(Some((piece, (file, next, path, ahead))))
         }
-        let (opened, name) = (file.clone(), path.clone());
-        let piece = blocking(move || read_piece(&opened, at..range.end.min(at + PIECE), &name)).await?;
-        let next = at + piece.len() as u64;
-        Ok(Some((piece, (file, next, path))))
     }))
 }
 
+/// How far the kernel is told to look ahead.
+const AHEAD: Option<NonZeroU64> = NonZeroU64::new(4 * PIECE);
+
 fn read_piece(file: &File, range: std::ops::Range<u64>, path: &Path) -> S3Result<Bytes> {
     let mut piece = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+    if range.end - range.start == PIECE {
+        // Advice that is not taken costs only time.
+        let _ = fadvise(file, range.end, AHEAD, Advice::WillNeed);
+    }
     file.read_exact_at(&mut piece, range.start).map_err(failed("read", path))?;
     Ok(Bytes::from(piece))
 }
