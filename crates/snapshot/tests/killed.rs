@@ -118,8 +118,8 @@ async fn a_gc_and_a_pull_of_a_part_that_are_killed_are_finished_by_the_next() {
     for verb in ["gc", "part"] {
         for at in 1.. {
             let (here, there, store) = (Fixture::new(), Fixture::new(), tempfile::tempdir().unwrap());
+            one_of_everything(&here);
             for version in ["older", "newer"] {
-                one_of_everything(&here);
                 here.write("data/raw/version", version);
                 run("add", here.root.path(), store.path(), &nowhere).await.unwrap();
                 run("push", here.root.path(), store.path(), &nowhere).await.unwrap();

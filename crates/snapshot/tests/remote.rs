@@ -155,7 +155,7 @@ async fn twenty_thousand_small_files_are_pushed_in_thirty_requests() {
     for number in 0..20_000_u32 {
         let mut file = bytes[..1_000 + (number as usize * 37) % 10_000].to_vec();
         file[..4].copy_from_slice(&number.to_le_bytes());
-        if number % 100 == 0 {
+        if number.is_multiple_of(100) {
             fs::create_dir_all(f.path(format!("data/raw/{}", number / 100))).unwrap();
         }
         fs::write(f.path(format!("data/raw/{}/{number}", number / 100)), file).unwrap();

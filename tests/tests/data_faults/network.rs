@@ -79,7 +79,7 @@ fn waits(fault: Fault) -> bool {
     matches!(fault, Fault::Stalled | Fault::Silent | Fault::Trickle | Fault::Cut | Fault::TooMany | Fault::ResetAfter)
 }
 
-fn lane<const N: usize>(servers: &Servers, fault: Fault, verbs: [&'static str; N]) -> Lane<'_> {
+fn lane<'a, const N: usize>(servers: &'a Servers, fault: Fault, verbs: [&'static str; N]) -> Lane<'a> {
     let work = move |tally: &Tally| {
         let stream = 100 + fault as u64;
         let place = served(servers.ours.port, &format!("f{stream}/{}", verbs[0]));
