@@ -61,6 +61,13 @@ pub struct Collection {
     pub collected: Option<gc::Collected>,
 }
 
+impl Roots {
+    /// Also what was asked for at another moment.
+    fn join(&mut self, earlier: Roots) {
+        self.digests.extend(earlier.digests);
+    }
+}
+
 /// Finds the snapshots that must stay.
 pub async fn roots(workspace: &Workspace) -> Result<Roots> {
     let mut roots = Roots::default();
@@ -114,7 +121,7 @@ fn pointed(bytes: &[u8]) -> Option<Digest> {
 
 /// Plans, and with `execute` carries out, a collection. `grace` instead of that of the policy.
 pub async fn run(workspace: &Workspace, place: &Place, grace: Option<Duration>, execute: bool) -> Result<Collection> {
-    let roots = roots(workspace).await?;
+    let mut roots = roots(workspace).await?;
     let grace = grace.unwrap_or(workspace.config.policy.data.grace);
     match place {
         Place::Cache => {
@@ -134,10 +141,14 @@ pub async fn run(workspace: &Workspace, place: &Place, grace: Option<Duration>, 
             let store = data::place(workspace, remote.as_deref(), true).await?;
             let doing = format!("collect {}", store.describe());
             let plan = gc::plan(&store, &roots.digests, grace, &workspace.events).await.doing(doing.clone())?;
-            let collected = match execute {
-                true => Some(gc::collect(&store, &plan, &roots.digests, &workspace.events).await.doing(doing)?),
-                false => None,
-            };
+            let mut collected = None;
+            if execute {
+                // A release that was sealed while the plan was made holds what it names since before the plan. One that is sealed
+                // from now on holds it since after the plan, or looks again when it is sealed.
+                let earlier = std::mem::replace(&mut roots, self::roots(workspace).await?);
+                roots.join(earlier);
+                collected = Some(gc::collect(&store, &plan, &roots.digests, &workspace.events).await.doing(doing)?);
+            }
             Ok(Collection { place: store.describe(), roots, plan, collected })
         }
     }

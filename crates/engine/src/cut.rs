@@ -32,12 +32,15 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 use store::{Family, Store};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 /// How many lines of a failed command are shown.
 const TAIL: usize = 20;
+/// How long a collection that removes what a release needs is waited for; longer than the lease of a dead one.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// An image that was built.
 #[derive(Debug, Clone, Serialize)]
@@ -283,7 +286,9 @@ pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResul
     offered.previous = previous(&store, &trusted, &release).await?;
     offered.anchors = anchors(workspace, &store, &trusted).await?;
     offered.provenance.sealed = workspace.now();
-    seal(&store, &trusted, &key, offered).await
+    let sealed = seal(&store, &trusted, &key, offered).await?;
+    publish_data(workspace, &store, &content).await?;
+    Ok(sealed)
 }
 
 /// The commit, when nothing is changed beside it.
@@ -475,16 +480,7 @@ async fn publish(
     built: &BuiltComponent,
     content: &Content,
 ) -> Result<()> {
-    for name in content.data.keys() {
-        let path = &workspace.config.data_set(name.as_str())?.path;
-        let pointer = data::pointer(&workspace.root, path)?;
-        if !snapshot::complete(store, &pointer.digest).await.doing(format!("look for data {name}"))?.is_empty() {
-            data::repository(workspace)
-                .push(store, &pointer, &workspace.events)
-                .await
-                .doing(format!("push data {name}"))?;
-        }
-    }
+    publish_data(workspace, store, content).await?;
     for (path, file) in &content.configuration {
         let full = workspace.root.join(&component.path).join(path);
         store.put_file(Family::Blob, &file.digest, &full, None).await.doing(format!("store {path}"))?;
@@ -508,6 +504,24 @@ async fn publish(
         image::push(layout, repository, &tags, component.insecure_registry, &workspace.events)
             .await
             .doing(format!("push the image of {} to {repository}", component.name))?;
+    }
+    Ok(())
+}
+
+/// Sees to it that the store has the data sets whole, and that no collection removes them from now on unless it began long
+/// before. Done once more after sealing: a collection that began later finds the release, and what an earlier one removed
+/// while the release was cut is pushed again.
+async fn publish_data(workspace: &Workspace, store: &Store, content: &Content) -> Result<()> {
+    for name in content.data.keys() {
+        let path = &workspace.config.data_set(name.as_str())?.path;
+        let pointer = data::pointer(&workspace.root, path)?;
+        let missing = snapshot::hold(store, &pointer.digest, PATIENCE, &workspace.events).await;
+        if !missing.doing(format!("look for data {name}"))?.is_empty() {
+            data::repository(workspace)
+                .push(store, &pointer, &workspace.events)
+                .await
+                .doing(format!("push data {name}"))?;
+        }
     }
     Ok(())
 }

@@ -29,6 +29,8 @@ pub(crate) const LEASE_TTL: Duration = Duration::from_secs(30);
 /// How long a push waits for a gc that removes what it needs. Longer than the lease of a dead one.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(200);
+/// How often a push begins again because a gc looked meanwhile. A batch of a gc ends in seconds, and a survey in less.
+pub(crate) const ROUNDS: usize = 20;
 
 /// The body of [`INTENT`].
 #[derive(Debug, Serialize, Deserialize)]

@@ -86,5 +86,5 @@ pub use manifest::{Diff, Entry, Kind, Manifest, ManifestReader, ManifestWriter, 
 pub use pack::{CHUNK, LARGEST as LARGEST_PACK, Record, SMALL, read_index};
 pub use path::{escape, shown, unescape};
 pub use pointer::{Pointer, SUFFIX};
-pub use remote::complete;
+pub use remote::{complete, hold};
 pub use repository::{Added, Checkout, Pushed, Repository, State, Status, Verified};

@@ -11,9 +11,6 @@ use domain::{Digest, Events, event::Unit};
 use std::path::PathBuf;
 use store::Store;
 
-/// How often a push begins again because a gc looked meanwhile. A batch of a gc ends in seconds, and a survey in less.
-const ROUNDS: usize = 20;
-
 impl Repository {
     /// Brings a snapshot of the cache into the store: packs, layout, and the manifest last. Can be interrupted and
     /// repeated. When the cache has lost bytes they are taken from the data again, if that is still what was added;
@@ -56,7 +53,7 @@ impl Repository {
         let length = |path: PathBuf| std::fs::metadata(&path).map(|meta| meta.len()).map_err(at("read", path));
         let (manifest, layout) = (length(self.cache().manifest(digest))?, length(own.file.path().to_owned())?);
         let mut pushed = Pushed { uploaded_packs: 0, uploaded_bytes: 0, already: true };
-        for _ in 0..ROUNDS {
+        for _ in 0..fence::ROUNDS {
             fence::claim(store, digest).await.map_err(&lost)?;
             let survey = Survey::take(store, digest, &own.packs).await.map_err(&lost)?;
             if !survey.moment.spares(store, digest, &own.packs, self.patience(), events).await? {

@@ -141,6 +141,14 @@ impl Survey {
     pub(crate) fn has_manifest(&self, digest: &Digest, size: u64) -> bool {
         self.size(&manifest_key(digest)) == Some(size)
     }
+
+    /// The keys of layout, packs and manifest that are not there.
+    fn absent(&self, digest: &Digest, packs: &[PackInfo]) -> Vec<String> {
+        let layout = Some(layout_key(digest)).filter(|key| self.size(key).is_none());
+        let packs = self.missing(packs).into_iter().map(|pack| Store::key(Family::Pack, &pack.digest));
+        let manifest = Some(manifest_key(digest)).filter(|key| self.size(key).is_none());
+        layout.into_iter().chain(packs).chain(manifest).collect()
+    }
 }
 
 /// Sends one file under `key`. A lost answer or a conflict is settled by asking for what is there now.
@@ -397,21 +405,35 @@ pub(crate) async fn fetch_description(store: &Store, cache: &Cache, digest: &Dig
 /// The keys that a restore of the snapshot would miss: manifest, layout, and packs absent or of another size. Empty
 /// means restorable as far as sizes tell. A layout that cannot be read is an error that names it.
 pub async fn complete(store: &Store, digest: &Digest) -> Result<Vec<String>> {
-    let lost = failed("look for", digest);
+    let packs = packs_of(store, digest).await?.unwrap_or_default();
+    let survey = Survey::take(store, digest, &packs).await.map_err(failed("look for", digest))?;
+    Ok(survey.absent(digest, &packs))
+}
+
+/// As [`complete`], and no gc that looks from now on removes anything of the snapshot, as after a push. Whoever names the
+/// snapshot where a gc finds it, such as in a release, asks before and once more afterwards: what a gc removed in
+/// between is then among the keys, and a gc that begins later finds it named.
+///
+/// A gc that removes something of it right now is waited for, for `patience`, and then it is [`Error::Busy`].
+pub async fn hold(store: &Store, digest: &Digest, patience: Duration, events: &Events) -> Result<Vec<String>> {
+    let lost = failed("hold", digest);
+    for _ in 0..fence::ROUNDS {
+        fence::claim(store, digest).await.map_err(&lost)?;
+        let packs = packs_of(store, digest).await?.unwrap_or_default();
+        let survey = Survey::take(store, digest, &packs).await.map_err(&lost)?;
+        if survey.moment.spares(store, digest, &packs, patience, events).await? {
+            return Ok(survey.absent(digest, &packs));
+        }
+    }
+    Err(Error::Busy { snapshot: *digest })
+}
+
+/// The packs that the store's layout of a snapshot names; `None` without a layout.
+async fn packs_of(store: &Store, digest: &Digest) -> Result<Option<Vec<PackInfo>>> {
     let file = tempfile::NamedTempFile::new().map_err(at("write a temporary file in", std::env::temp_dir()))?;
-    let mut keys = Vec::new();
-    let mut packs = Vec::new();
-    if copy_layout(store, digest, file.path()).await? {
-        let snapshot = *digest;
-        packs =
-            blocking("read a layout", move || Ok(LayoutReader::open(file.path(), &snapshot)?.packs().to_vec())).await?;
-    } else {
-        keys.push(layout_key(digest));
+    if !copy_layout(store, digest, file.path()).await? {
+        return Ok(None);
     }
-    let survey = Survey::take(store, digest, &packs).await.map_err(&lost)?;
-    keys.extend(survey.missing(&packs).iter().map(|pack| Store::key(Family::Pack, &pack.digest)));
-    if survey.size(&manifest_key(digest)).is_none() {
-        keys.push(manifest_key(digest));
-    }
-    Ok(keys)
+    let snapshot = *digest;
+    blocking("read a layout", move || Ok(Some(LayoutReader::open(file.path(), &snapshot)?.packs().to_vec()))).await
 }

@@ -275,6 +275,29 @@ async fn what_is_pushed_between_plan_and_execution_stays() {
 }
 
 #[tokio::test]
+async fn what_is_held_between_plan_and_execution_stays_and_what_went_before_is_named() {
+    let v = versions();
+    let memory = Memory::new();
+    let store = Store::over(memory.clone());
+    for version in 0..3 {
+        v.push(&store, version).await.unwrap();
+    }
+    memory.set_clock(hours(100));
+    let keep = BTreeSet::from([v.digest(0)]);
+    let plan = gc::plan(&store, &keep, HOUR, &Events::nowhere()).await.unwrap();
+    let hold = async |version: usize| {
+        snapshot::hold(&store, &v.digest(version), Duration::from_secs(5), &Events::nowhere()).await.unwrap()
+    };
+    assert_eq!(hold(2).await, Vec::<String>::new());
+    let collected = gc::collect(&store, &plan, &keep, &Events::nowhere()).await.unwrap();
+    assert!(collected.removed.objects > 0 && collected.spared.objects > 0, "{collected:?}");
+    assert!(whole(&store, &v.digest(2)).await && !whole(&store, &v.digest(1)).await);
+    let missing = hold(1).await;
+    assert!(missing.contains(&hex_key("snapshots", &v.digest(1))), "{missing:?}");
+    assert_eq!(missing, complete(&store, &v.digest(1)).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_gc_interrupted_anywhere_is_finished_by_the_next_and_hinders_no_push() {
     let v = versions();
     let mut survived = 0;
