@@ -18,9 +18,9 @@ use store::Store;
 
 /// A data set that was asked for.
 #[derive(Debug, Clone)]
-struct Set {
-    name: String,
-    path: String,
+pub(crate) struct Set {
+    pub(crate) name: String,
+    pub(crate) path: String,
 }
 
 /// What `data add` did.
@@ -160,7 +160,7 @@ pub fn pointer(root: &Path, path: &str) -> Result<Pointer> {
 }
 
 /// The data sets that names or paths mean; all of them when none is given.
-fn sets(workspace: &Workspace, wanted: &[String]) -> Result<Vec<Set>> {
+pub(crate) fn sets(workspace: &Workspace, wanted: &[String]) -> Result<Vec<Set>> {
     let config = &workspace.config;
     if wanted.is_empty() {
         if config.data.is_empty() {
@@ -194,6 +194,18 @@ fn one(workspace: &Workspace, text: &str) -> Result<Set> {
     Err(Unknown::new("data set or path", text, known.collect::<Vec<_>>()).into())
 }
 
+/// The name of the data at a path. One that the configuration does not have is called by its path, and that is said.
+pub(crate) fn name_of(workspace: &Workspace, path: &str) -> String {
+    let mut known = workspace.config.data.iter();
+    if let Some((name, _)) = known.find(|(_, data)| data.path.trim_end_matches('/') == path) {
+        return name.to_string();
+    }
+    workspace.events.warn(format!(
+        "no component uses {path} yet: add [data.NAME] with path = {path:?} to Sealift.toml, and NAME to a component's data"
+    ));
+    path.to_owned()
+}
+
 /// Takes snapshots into the local cache and writes pointer files.
 pub async fn add(workspace: &Workspace, wanted: &[String]) -> Result<Vec<Added>> {
     let mut all = Vec::new();
@@ -202,14 +214,8 @@ pub async fn add(workspace: &Workspace, wanted: &[String]) -> Result<Vec<Added>>
         let path = workspace.root.join(&set.path);
         let added = blocking(move || repository.add(&path, &events)).await?.doing(format!("add {}", set.path))?;
         let file = added.pointer_path.strip_prefix(&workspace.root).unwrap_or(&added.pointer_path);
-        if !workspace.config.data.values().any(|data| data.path.trim_end_matches('/') == set.path) {
-            workspace.events.warn(format!(
-                "no component uses {} yet: add [data.NAME] with path = {:?} to Sealift.toml, and NAME to a component's data",
-                set.path, set.path
-            ));
-        }
         all.push(Added {
-            name: set.name,
+            name: name_of(workspace, &set.path),
             path: set.path,
             pointer_file: file.display().to_string(),
             digest: added.pointer.digest,

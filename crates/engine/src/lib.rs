@@ -15,6 +15,7 @@
 //! | [`journal`] | the ledger of an environment in the store: append, read, verify |
 //! | [`releases`], [`cut`] | sealed releases: find, verify; build, publish, seal |
 //! | [`data`], [`models`] | data sets and models of the workspace |
+//! | [`dvc`] | data sets from DVC, and to a remote of DVC |
 //! | [`artifacts`] | what a workload needs, fetched and verified onto this host |
 //! | [`rollout`] | planning from facts, executing, resuming, aborting |
 //! | [`gates`] | measuring, judging, and the evidence that promotion asks for |
@@ -31,6 +32,7 @@ pub mod collect;
 pub mod cut;
 pub mod data;
 pub mod doctor;
+pub mod dvc;
 pub mod error;
 pub mod gates;
 pub mod git;

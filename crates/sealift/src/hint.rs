@@ -105,6 +105,13 @@ fn from_cause(cause: &Cause) -> Option<String> {
                 "sealift data push, on a host that has the data".to_owned()
             }
             SnapshotError::Store { source, .. } => return from_store(source),
+            SnapshotError::DvcMissing { .. } => {
+                "dvc remote list && dvc status --cloud   (on a host that has the data: dvc push)".to_owned()
+            }
+            SnapshotError::DvcDamaged { .. } => {
+                "remove the object and dvc push it on a host that has the data: DVC does not see the damage".to_owned()
+            }
+            SnapshotError::DvcRemote { source, .. } => return from_store(source),
             SnapshotError::NotEmpty { .. } => "the same command with an empty directory".to_owned(),
             SnapshotError::Kind { path, .. } => {
                 format!("move {} out of the data, then the same command again", path.display())

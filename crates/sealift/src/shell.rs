@@ -51,6 +51,19 @@ impl Shell {
         engine::rollout::world(workspace, environment, self.stop.clone()).await
     }
 
+    /// Where DVC's files outside of a repository are, as DVC finds them.
+    pub(crate) fn around_dvc(&self) -> engine::dvc::Surroundings {
+        let folder = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
+        let shared = env::var("XDG_CONFIG_DIRS").ok().and_then(|list| list.split(':').next().map(PathBuf::from));
+        let shared = shared.filter(|path| path.is_absolute()).unwrap_or_else(|| PathBuf::from("/etc/xdg"));
+        engine::dvc::Surroundings {
+            system: folder("DVC_SYSTEM_CONFIG_DIR").unwrap_or_else(|| shared.join("dvc")),
+            global: folder("DVC_GLOBAL_CONFIG_DIR").unwrap_or_else(|| self.host.config_home.join("dvc")),
+            home: env::home_dir().unwrap_or_else(|| PathBuf::from("/")),
+            credentials_file: folder("AWS_SHARED_CREDENTIALS_FILE"),
+        }
+    }
+
     /// A path as typed, relative to the folder that was asked for.
     pub(crate) fn path(&self, typed: &Path) -> PathBuf {
         self.start.join(typed)

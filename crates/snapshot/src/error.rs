@@ -144,6 +144,14 @@ pub enum Error {
         /// Where it was looked for.
         places: String,
     },
+    /// An object of a DVC remote has other bytes than its name says.
+    #[error("{object} is damaged: {why}")]
+    DvcDamaged {
+        /// Which object, where.
+        object: String,
+        /// In which way.
+        why: String,
+    },
     /// A DVC remote failed.
     #[error("cannot {action} the DVC remote {remote}")]
     DvcRemote {
@@ -218,6 +226,7 @@ impl Error {
             Self::Manifest { .. }
             | Self::Corrupt { .. }
             | Self::CachedPack { .. }
+            | Self::DvcDamaged { .. }
             | Self::Damaged { .. }
             | Self::Unsure { .. } => Class::Integrity,
             Self::NotCached { .. } | Self::DvcMissing { .. } | Self::NoSuchPart { .. } => Class::NotFound,

@@ -1,6 +1,7 @@
 //! Results in words: tables, times, sizes, colours. Nothing here reads a clock; `now` is an argument.
 
 pub(crate) mod data;
+pub(crate) mod dvc;
 pub(crate) mod explain;
 pub(crate) mod gates;
 pub(crate) mod history;

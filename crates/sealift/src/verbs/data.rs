@@ -1,5 +1,6 @@
 //! `sealift data`.
 
+use super::dvc;
 use crate::{
     report::Report,
     shell::Shell,
@@ -121,6 +122,8 @@ enum What {
         #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 20)]
         limit: usize,
     },
+    ImportDvc(dvc::Import),
+    ExportDvc(dvc::Export),
 }
 
 #[derive(Debug, clap::Args)]
@@ -201,6 +204,8 @@ pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> 
             }
             Report::new(&collection, text::data::collected(&collection, &again, &paint))
         }
+        What::ImportDvc(import) => dvc::import(shell, &workspace, import).await?,
+        What::ExportDvc(export) => dvc::export(shell, &workspace, export).await?,
         What::Log { set, limit } => {
             let all = data::log(&workspace, &from_root(shell, &workspace, set), *limit).await?;
             Report::new(&all, text::data::log(&all, &paint))
@@ -215,7 +220,7 @@ fn duration(text: &str) -> std::result::Result<Duration, String> {
 
 /// A path that was typed in a folder below the root, as the root sees it. Names, and paths that lead elsewhere, stay
 /// what they are: the engine says what is wrong with them.
-fn from_root(shell: &Shell, workspace: &Workspace, typed: &str) -> String {
+pub(super) fn from_root(shell: &Shell, workspace: &Workspace, typed: &str) -> String {
     let path = Path::new(typed);
     let upwards = path.components().any(|part| part == Component::ParentDir);
     if upwards || workspace.config.data.contains_key(typed) {

@@ -7,6 +7,7 @@ pub(crate) mod build;
 pub(crate) mod data;
 pub(crate) mod deploy;
 pub(crate) mod doctor;
+mod dvc;
 pub(crate) mod explain;
 pub(crate) mod gate;
 pub(crate) mod history;

@@ -3,7 +3,8 @@
 //! Bytes come from the data where it is checked out, and must be what the snapshot says.
 
 use super::{
-    files::{Written, of_lock, updated},
+    config::Remote,
+    files::{Written, kept_in, of_lock, updated},
     hash::{Kind, Sum, read_all},
     ignore::Ignore,
     known::Known,
@@ -104,9 +105,10 @@ pub async fn export(
     let data = repository.root().join(pointer.data());
     let name = data.file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned();
     refuse_stages(&exporting.root, &data)?;
-    // Before anything is sent: the file must be one that can be written.
+    // Before anything is sent: the file must be one that can be written, and one that DVC would look here for.
     let file = beside(&data);
     let old = old_text(&file)?;
+    refuse_places(&exporting.remote.remote, old.as_deref(), &file, &name)?;
     let placeholder = Written { md5: "0".repeat(32), size: 0, files: None, executable: false };
     updated(old.as_deref(), &file, &name, &placeholder)?;
     let label = data.strip_prefix(repository.root()).unwrap_or(&data).display().to_string();
@@ -167,6 +169,13 @@ fn old_text(file: &Path) -> Result<Option<String>> {
     }
 }
 
+/// The remote that the `.dvc` file of some data says it is in.
+pub fn remote_of(data: &Path) -> Result<Option<String>> {
+    let file = beside(data);
+    let name = data.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    Ok(old_text(&file)?.map(|text| kept_in(&text, &file, name)).transpose()?.and_then(|(remote, _)| remote))
+}
+
 /// Data that a stage of DVC makes has its MD5 in `dvc.lock`; a `.dvc` file beside it would track it twice.
 fn refuse_stages(root: &Path, data: &Path) -> Result<()> {
     for folder in data.ancestors().skip(1).take_while(|folder| folder.starts_with(root)) {
@@ -181,6 +190,23 @@ fn refuse_stages(root: &Path, data: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where DVC would not look for the objects, none are written.
+fn refuse_places(remote: &Remote, old: Option<&str>, file: &Path, name: &str) -> Result<()> {
+    if remote.is_versioned() {
+        let why = "keeps files under their own names (version_aware or worktree), and an export writes objects by MD5";
+        return Err(Error::Dvc { object: format!("the DVC remote {}", remote.name), why: why.to_owned() });
+    }
+    let (kept_in, kept) = old.map_or(Ok((None, true)), |old| kept_in(old, file, name))?;
+    let why = match kept_in {
+        _ if !kept => "says cache: false, so DVC leaves this data to git and looks into no remote".to_owned(),
+        Some(other) if !other.eq_ignore_ascii_case(&remote.name) => {
+            format!("says remote: {other}, so DVC would not look into {}", remote.name)
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::Dvc { object: file.display().to_string(), why })
 }
 
 /// The files as DVC can have them, and the paths that it cannot hold; both are said by name.

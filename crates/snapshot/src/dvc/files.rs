@@ -44,6 +44,34 @@ struct Pipeline {
 #[derive(Deserialize)]
 struct PipelineStage {
     wdir: Option<String>,
+    outs: Option<serde_json::Value>,
+    metrics: Option<serde_json::Value>,
+    plots: Option<serde_json::Value>,
+    /// What `foreach` and `matrix` repeat.
+    #[serde(rename = "do")]
+    repeated: Option<Box<PipelineStage>>,
+}
+
+impl PipelineStage {
+    /// The stage itself, which may be written below `do`.
+    fn definition(&self) -> &Self {
+        self.repeated.as_deref().unwrap_or(self)
+    }
+
+    /// Whether the stage leaves this out to git.
+    fn leaves_to_git(&self, path: &str) -> bool {
+        let lists = [&self.outs, &self.metrics, &self.plots].into_iter().flatten().filter_map(|list| list.as_array());
+        let mut written = lists.flatten().filter_map(|entry| entry.as_object()).flatten();
+        written.any(|(written, flags)| flags["cache"] == false && could_be(written, path))
+    }
+}
+
+/// Whether a path may be what is written with `${…}` in it.
+fn could_be(written: &str, path: &str) -> bool {
+    let Some((before, after)) = written.split_once("${") else { return is_path(path, written) };
+    let Some(rest) = path.strip_prefix(before) else { return false };
+    let after = after.split_once('}').map_or("", |(_, after)| after);
+    (0..=rest.len()).any(|at| rest.is_char_boundary(at) && could_be(after, &rest[at..]))
 }
 
 #[derive(Deserialize)]
@@ -54,6 +82,7 @@ struct OutText {
     size: Option<u64>,
     isexec: Option<bool>,
     remote: Option<String>,
+    cache: Option<bool>,
     etag: Option<String>,
     checksum: Option<String>,
     files: Option<Vec<FileText>>,
@@ -118,6 +147,8 @@ pub struct Out {
     pub content: Content,
     /// The remote that it says it is in.
     pub remote: Option<String>,
+    /// Whether DVC keeps it; false for what it leaves to git (`cache: false`).
+    pub kept: bool,
 }
 
 /// A path without `.` and `..`.
@@ -192,10 +223,14 @@ pub fn of_lock(file: &Path) -> Result<Vec<Out>> {
     for (name, stage) in stages {
         // `stage@item` is an item of the stage.
         let written = pipeline.stages.get(&name).or_else(|| pipeline.stages.get(name.split('@').next()?));
+        let written = written.map(PipelineStage::definition);
         let wdir = written.and_then(|stage| stage.wdir.clone()).filter(|wdir| !wdir.contains("${")).unwrap_or_default();
         let folder = clean(&folder.join(wdir));
         for out in stage.outs {
-            outs.push(out_of(out, file, &folder, Some(name.clone()))?);
+            let path = out.path.clone().unwrap_or_default();
+            let mut out = out_of(out, file, &folder, Some(name.clone()))?;
+            out.kept &= !written.is_some_and(|stage| stage.leaves_to_git(&path));
+            outs.push(out);
         }
     }
     Ok(outs)
@@ -251,7 +286,15 @@ fn out_of(out: OutText, file: &Path, folder: &Path, stage: Option<String>) -> Re
             versions: versions(out.cloud),
         }),
     };
-    Ok(Out { file: file.to_owned(), path: full, stage, kind, content, remote: out.remote })
+    let kept = out.cache.unwrap_or(true);
+    Ok(Out { file: file.to_owned(), path: full, stage, kind, content, remote: out.remote, kept })
+}
+
+/// What an existing `.dvc` file says of where DVC keeps the data `name` beside it: the remote, and whether DVC keeps it at all.
+pub fn kept_in(text: &str, file: &Path, name: &str) -> Result<(Option<String>, bool)> {
+    let parsed: DvcFile = parse(text, file)?;
+    let out = parsed.outs.into_iter().find(|out| out.path.as_deref().is_some_and(|path| is_path(path, name)));
+    Ok(out.map_or((None, true), |out| (out.remote, out.cache.unwrap_or(true))))
 }
 
 /// What is to be written of a data set.

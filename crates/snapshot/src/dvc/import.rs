@@ -206,7 +206,7 @@ async fn list(out: &Out, importing: &Importing, events: &Events) -> Result<Vec<N
             }
             if attempt == 2 {
                 let why = format!("it has {} bytes with the MD5 {}", read.len(), Sum::of(&read));
-                return Err(Error::Corrupt { object: format!("{key} in {} ({object})", remote.describe()), why });
+                return Err(Error::DvcDamaged { object: format!("{key} in {} ({object})", remote.describe()), why });
             }
         }
     }
@@ -395,7 +395,7 @@ async fn fetch_one(
         }
         if attempt == 2 {
             let size = file.size.map(|size| format!(" and {size} bytes")).unwrap_or_default();
-            return Err(Error::Corrupt {
+            return Err(Error::DvcDamaged {
                 object: format!("{key} in {} ({})", remote.describe(), shown(&file.path)),
                 why: format!(
                     "it has {} bytes with the MD5 {}, and DVC says MD5 {}{size}",

@@ -20,7 +20,7 @@
 //! something simpler (executable bits below a directory, links to files).
 //!
 //! How it fails: [`crate::Error::Dvc`] for files that are not DVC's or ask for what is not supported,
-//! [`crate::Error::DvcMissing`] for objects that are nowhere, [`crate::Error::Corrupt`] for objects with other bytes,
+//! [`crate::Error::DvcMissing`] for objects that are nowhere, [`crate::Error::DvcDamaged`] for objects with other bytes,
 //! [`crate::Error::DvcRemote`] for a remote that fails. What an import has fetched is kept until it has succeeded, so that
 //! the next one goes on from there.
 
@@ -37,8 +37,8 @@ mod remote;
 mod targets;
 
 pub use config::{Config, Place, Remote, Surroundings, with_remote};
-pub use export::{Exported, Exporting, export};
-pub use files::{Content, Named, Out, Versions, Written, of_dvc_file, of_lock, updated};
+pub use export::{Exported, Exporting, export, remote_of};
+pub use files::{Content, Named, Out, Versions, Written, kept_in, of_dvc_file, of_lock, updated};
 pub use hash::{Hasher, Kind, Sum, Sums};
 pub use import::{From, Imported, Importing, import};
 pub use listing::{Listed, read as read_listing, write as write_listing};

@@ -184,6 +184,6 @@ impl Opened {
             return Ok(());
         }
         let why = format!("{} of its {length} bytes were kept", written.size);
-        Err(Error::Corrupt { object: format!("{key} at {}", self.describe()), why })
+        Err(Error::DvcDamaged { object: format!("{key} at {}", self.describe()), why })
     }
 }

@@ -49,6 +49,14 @@ fn one(root: &Path, target: &str) -> Result<Vec<Out>> {
     if named && path.is_file() {
         return read(&path);
     }
+    if let Some((file, stage)) = target.rsplit_once(':')
+        && matches!(Path::new(file).file_name().and_then(|name| name.to_str()), Some("dvc.yaml" | "dvc.lock"))
+    {
+        let lock = clean(&root.join(file)).with_file_name("dvc.lock");
+        let all = if lock.is_file() { of_lock(&lock)? } else { Vec::new() };
+        let outs: Vec<Out> = all.into_iter().filter(|out| out.stage.as_deref() == Some(stage)).collect();
+        return if outs.is_empty() { Err(unknown(target)) } else { Ok(outs) };
+    }
     if path.file_name().is_some_and(|name| name == "dvc.yaml") && path.with_file_name("dvc.lock").is_file() {
         return of_lock(&path.with_file_name("dvc.lock"));
     }
@@ -68,7 +76,7 @@ fn one(root: &Path, target: &str) -> Result<Vec<Out>> {
             continue;
         }
         let is_meant = |out: &Out| {
-            let stage = out.stage.as_deref() == Some(target) && folder == root;
+            let stage = out.stage.as_deref().is_some_and(|stage| folder.join(stage) == path);
             stage || out.path == path
         };
         let outs: Vec<Out> = of_lock(&lock)?.into_iter().filter(is_meant).collect();
@@ -76,8 +84,12 @@ fn one(root: &Path, target: &str) -> Result<Vec<Out>> {
             return Ok(outs);
         }
     }
+    Err(unknown(target))
+}
+
+fn unknown(target: &str) -> Error {
     let places = "it is no .dvc file, no dvc.lock, no stage, and no data that one of them tracks".to_owned();
-    Err(Error::DvcMissing { object: target.to_owned(), places })
+    Error::DvcMissing { object: target.to_owned(), places }
 }
 
 /// The files below a folder that track data, in order of path, without what DVC does not see.
