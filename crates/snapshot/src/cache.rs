@@ -3,14 +3,10 @@
 use crate::{
     error::{Error, Result, at},
     layout::{self, LayoutReader, PackInfo, hash_rest},
-    manifest::ManifestReader,
-    pack::{self, Record},
-    stat::StatIndex,
+    manifest::{self, ManifestReader},
 };
 use domain::Digest;
-use rayon::prelude::*;
 use std::{
-    collections::HashMap,
     fs::File,
     io::{BufReader, Seek, SeekFrom, Write as _},
     os::unix::ffi::OsStrExt,
@@ -82,13 +78,10 @@ impl Cache {
         Ok(Guard { _cache: cache, _data: data })
     }
 
-    /// Saves what a comparison learned, unless another command is changing the data path or has done so meanwhile.
-    pub(crate) fn save_if_idle(&self, data: &str, index: &StatIndex) -> Result<()> {
+    /// Does something that is not worth waiting for, unless another command is changing the data path.
+    pub(crate) fn if_idle(&self, data: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
         let lock = self.lock_file(&format!("{data}.lock"))?;
-        if lock.try_lock().is_ok() && StatIndex::load(self, data).base == index.base {
-            index.save(self, data)?;
-        }
-        Ok(())
+        if lock.try_lock().is_ok() { work() } else { Ok(()) }
     }
 
     fn lock_file(&self, name: &str) -> Result<File> {
@@ -137,6 +130,10 @@ impl Cache {
         self.dir.join("stat").join(data)
     }
 
+    pub(crate) fn chunk_index(&self) -> PathBuf {
+        self.dir.join("chunks")
+    }
+
     /// The name of a data path in this cache.
     pub(crate) fn data_name(relative: &Path) -> String {
         Digest::of(relative.as_os_str().as_bytes()).hex()[..32].to_owned()
@@ -150,12 +147,13 @@ impl Cache {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(at("open", path)(error)),
         };
-        if hash_rest(&mut file).map_err(at("read", &path))? != *digest {
+        let size = file.metadata().map_err(at("read", &path))?.len();
+        if size > manifest::LARGEST || hash_rest(&mut file).map_err(at("read", &path))? != *digest {
             let _ = std::fs::remove_file(&path);
             return Ok(None);
         }
         file.seek(SeekFrom::Start(0)).map_err(at("read", &path))?;
-        ManifestReader::new(BufReader::new(file), manifest_key(digest)).map(Some)
+        ManifestReader::new(BufReader::with_capacity(64 << 10, file), manifest_key(digest)).map(Some)
     }
 
     /// Opens a layout that is there and has its checksum; a damaged one is removed and counts as absent.
@@ -235,38 +233,6 @@ impl Cache {
 pub(crate) fn manifest_key(digest: &Digest) -> String {
     let hex = digest.hex();
     format!("snapshots/{}/{hex}", &hex[..2])
-}
-
-/// Every chunk of every cached pack, out of the packs' own indexes.
-pub(crate) struct ChunkIndex {
-    pub(crate) packs: Vec<PackInfo>,
-    chunks: HashMap<Digest, (u32, Record)>,
-}
-
-impl ChunkIndex {
-    /// Reads the indexes of all packs; a pack whose index is damaged is quarantined.
-    pub(crate) fn load(cache: &Cache) -> Result<Self> {
-        let packs = cache.packs()?;
-        let indexes: Vec<Vec<Record>> = packs
-            .par_iter()
-            .map(|found| match pack::read_index(&cache.pack(&found.digest)) {
-                Err(Error::Corrupt { why, .. }) => {
-                    let _ = cache.quarantine(&found.digest, why);
-                    Ok(Vec::new())
-                }
-                other => other,
-            })
-            .collect::<Result<_>>()?;
-        let mut chunks = HashMap::with_capacity(indexes.iter().map(Vec::len).sum());
-        for (number, records) in (0u32..).zip(indexes) {
-            chunks.extend(records.into_iter().map(|record| (record.digest, (number, record))));
-        }
-        Ok(Self { packs, chunks })
-    }
-
-    pub(crate) fn get(&self, digest: &Digest) -> Option<(PackInfo, Record)> {
-        self.chunks.get(digest).map(|(pack, record)| (self.packs[*pack as usize], *record))
-    }
 }
 
 /// The key under which something of this crate is in the store, for errors.

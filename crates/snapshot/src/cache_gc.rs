@@ -9,7 +9,7 @@ use crate::{
     cache::{Cache, layout_key, manifest_key},
     error::{Error, Result, at},
     gc::{self, Collected, Object, Plan},
-    stat::StatIndex,
+    stat::StatReader,
 };
 use domain::{Digest, Events, event::Unit};
 use std::{
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The snapshot that was last added or checked out at a data path.
 pub(crate) fn base_of(cache: &Cache, name: &str) -> Option<Digest> {
-    StatIndex::load(cache, name).base
+    StatReader::open(cache, name).base
 }
 
 impl Repository {

@@ -1,17 +1,18 @@
 //! Bringing a data path to the state of a snapshot, out of the cache.
 //!
 //! First a plan is made: what is there is compared with the snapshot and with the snapshot that was there last, and
-//! nothing is written when something would be lost. Then files are written under temporary names, synced and renamed.
+//! nothing is written when something would be lost or could not be written whole ([`crate::plan`]). Then files are written under temporary names, synced and renamed.
 
 use crate::{
     Checkout,
-    cache::{Cache, layout_key, manifest_key},
+    cache::{Cache, layout_key},
     error::{Error, Result, at},
     layout::{Chunk, LayoutReader, PackInfo},
-    manifest::{Entry, Kind, ManifestReader, Shape},
+    manifest::{Entry, Kind, Shape},
     pack,
-    scan::{self, Current, STAGING, place},
-    stat::{Known, Stat, StatIndex},
+    plan::{Manifest, Plan, can_be_written, plan},
+    scan::{self, STAGING, place},
+    stat::{self, Known, Stat, StatReader, StatWriter},
 };
 use domain::{
     Digest, Events,
@@ -20,10 +21,10 @@ use domain::{
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     ffi::OsStr,
     fs::File,
-    io::{BufReader, Write},
+    io::Write,
     os::unix::{
         ffi::OsStrExt,
         fs::{FileExt, MetadataExt, OpenOptionsExt},
@@ -31,14 +32,16 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
+use tempfile::NamedTempFile;
 
 /// Files above this are written one at a time, in windows of chunks.
 const LARGE: u64 = 8 << 20;
-const BATCH_BYTES: u64 = 128 << 20;
+const BATCH_BYTES: u64 = 64 << 20;
 const BATCH_FILES: usize = 4096;
 /// Up to this many files are synced one by one; more with one call for the file system.
 const FEW: usize = 64;
-const WINDOW: usize = 32;
+/// Bytes of chunks of a large file that are in memory at a time.
+const WINDOW: u64 = 8 << 20;
 const OPEN_PACKS: usize = 200;
 
 /// Reads chunks out of cached packs and verifies each.
@@ -98,17 +101,24 @@ impl<'a> PackReader<'a> {
         let Some((_, digest)) = entry.content() else { return Ok(()) };
         let mut hasher = Sha256::new();
         let mut proven = false;
+        // Many small files are read side by side, a chunk of each; of a large one, which is alone, some chunks.
+        let limit = if entry.content().is_some_and(|(size, _)| size > LARGE) { WINDOW } else { 1 };
         loop {
             let mut window = Vec::new();
-            while window.len() < WINDOW
+            let mut bytes = 0;
+            while bytes < limit
                 && let Some(chunk) = next()?
             {
+                bytes += u64::from(chunk.length);
                 window.push(chunk);
             }
             if window.is_empty() {
                 break;
             }
-            let chunks: Vec<Vec<u8>> = window.par_iter().map(|chunk| self.chunk(chunk)).collect::<Result<_>>()?;
+            let chunks: Vec<Vec<u8>> = match window.as_slice() {
+                [one] => vec![self.chunk(one)?],
+                many => many.par_iter().map(|chunk| self.chunk(chunk)).collect::<Result<_>>()?,
+            };
             // A file of one chunk has the chunk's digest, which was just verified.
             proven = window.len() == 1
                 && window[0].digest == digest
@@ -129,103 +139,6 @@ impl<'a> PackReader<'a> {
     }
 }
 
-/// What must be done.
-struct Plan {
-    /// By number of the entry in the manifest: whether it is there already.
-    same: Vec<bool>,
-    /// Paths to remove first, in byte order.
-    remove: Vec<Vec<u8>>,
-    /// Paths that the snapshot does not have and that stay.
-    kept: Vec<Vec<u8>>,
-    /// The data path itself is a file where it must be a directory, or the other way round.
-    replace_root: bool,
-    bytes: u64,
-}
-
-type Manifest = ManifestReader<BufReader<File>>;
-
-fn open_manifest(cache: &Cache, digest: &Digest) -> Result<Manifest> {
-    cache.open_manifest(digest)?.ok_or_else(|| Error::NotCached { object: manifest_key(digest), snapshot: *digest })
-}
-
-fn plan(cache: &Cache, data: &Path, digest: &Digest, current: Option<&Current>, force: bool) -> Result<Plan> {
-    let mut target = open_manifest(cache, digest)?;
-    let shape = target.shape();
-    let replace_root = current.is_some_and(|current| current.shape != shape);
-    let entries: &[Entry] = current.filter(|_| !replace_root).map_or(&[], |current| &current.entries);
-    let mut plan = Plan { same: Vec::new(), remove: Vec::new(), kept: Vec::new(), replace_root, bytes: 0 };
-    let (mut at_risk, mut extra): (Vec<&Entry>, Vec<&Entry>) = (Vec::new(), Vec::new());
-    let mut rest = entries;
-    while let Some(entry) = target.next_entry()? {
-        let before = rest.iter().take_while(|there| there.path < entry.path && shape == Shape::Tree).count();
-        extra.extend(&rest[..before]);
-        rest = &rest[before..];
-        // The one entry of a snapshot of one file is the data path, whatever its name was.
-        let there = rest.first().filter(|there| there.path == entry.path || shape == Shape::File);
-        let same = there.is_some_and(|there| there.kind == entry.kind);
-        if let Some(there) = there {
-            rest = &rest[1..];
-            if !same {
-                at_risk.push(there);
-                if there.kind == Kind::EmptyDirectory || entry.kind == Kind::EmptyDirectory {
-                    plan.remove.push(there.path.clone());
-                }
-            }
-        }
-        if !same {
-            plan.bytes += entry.content().map_or(0, |(size, _)| size);
-        }
-        plan.same.push(same);
-    }
-    extra.extend(rest);
-    sort_out_extra(&mut plan, &mut open_manifest(cache, digest)?, &extra, &mut at_risk, force)?;
-    if let Some(current) = current.filter(|_| replace_root) {
-        at_risk = current.entries.iter().collect();
-    }
-    if !force {
-        refuse_loss(cache, data, current.and_then(|current| current.index.base), at_risk)?;
-    }
-    Ok(plan)
-}
-
-/// Decides about what the snapshot does not have: it stays, unless it is in the way or `force` is given.
-fn sort_out_extra<'a>(
-    plan: &mut Plan,
-    target: &mut Manifest,
-    extra: &[&'a Entry],
-    at_risk: &mut Vec<&'a Entry>,
-    force: bool,
-) -> Result<()> {
-    if extra.is_empty() {
-        return Ok(());
-    }
-    let mut folders: HashSet<Vec<u8>> = HashSet::new();
-    let mut files: HashSet<Vec<u8>> = HashSet::new();
-    while let Some(entry) = target.next_entry()? {
-        folders.extend(ancestors(&entry.path).map(<[u8]>::to_vec));
-        if entry.kind != Kind::EmptyDirectory {
-            files.insert(entry.path);
-        }
-    }
-    for entry in extra {
-        let is_folder = folders.contains(&entry.path);
-        if is_folder && entry.kind == Kind::EmptyDirectory {
-            continue;
-        }
-        let in_the_way = is_folder || ancestors(&entry.path).any(|folder| files.contains(folder));
-        if in_the_way {
-            at_risk.push(entry);
-        }
-        if in_the_way || force {
-            plan.remove.push(entry.path.clone());
-        } else {
-            plan.kept.push(entry.path.clone());
-        }
-    }
-    plan.remove.sort();
-    Ok(())
-}
-
 /// `a/b/c` → `a/b`, `a`.
 fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = path;
@@ -233,28 +146,6 @@ fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
         rest = &rest[..rest.iter().rposition(|byte| *byte == b'/')?];
         Some(rest)
     })
-}
-
-/// Fails when one of these entries is not as the snapshot `base` has it, which means that it exists nowhere else.
-fn refuse_loss(cache: &Cache, data: &Path, base: Option<Digest>, mut at_risk: Vec<&Entry>) -> Result<()> {
-    at_risk.retain(|entry| entry.kind != Kind::EmptyDirectory);
-    at_risk.sort_by(|a, b| a.path.cmp(&b.path));
-    if let Some(mut base) = base.map(|base| cache.open_manifest(&base)).transpose()?.flatten() {
-        let mut safe = HashSet::new();
-        while let Some(entry) = base.next_entry()? {
-            if let Ok(place) = at_risk.binary_search_by(|risk| risk.path.cmp(&entry.path))
-                && at_risk[place].kind == entry.kind
-            {
-                safe.insert(entry.path);
-            }
-        }
-        at_risk.retain(|entry| !safe.contains(&entry.path));
-    }
-    if at_risk.is_empty() {
-        return Ok(());
-    }
-    let examples = at_risk.iter().take(5).map(|entry| crate::shown(&entry.path)).collect();
-    Err(Error::LocalChanges { path: data.to_owned(), count: at_risk.len(), examples })
 }
 
 /// A temporary folder on the file system of the destination, so that a rename is enough.
@@ -306,11 +197,11 @@ struct Writer<'a> {
     shape: Shape,
     packs: PackReader<'a>,
     staging: Staging,
-    /// Folders that were seen to be folders, not links.
-    folders: HashSet<Vec<u8>>,
+    folders: Folders,
     jobs: Vec<Job>,
     bytes: u64,
-    known: Vec<Known>,
+    /// What was written, as it is on disk.
+    known: StatWriter,
     task: &'a Task,
 }
 
@@ -325,40 +216,34 @@ pub(crate) fn checkout(
     events: &Events,
 ) -> Result<Checkout> {
     let task = events.task(format!("checkout {}", data.display()), None, Unit::Bytes);
+    let looking = name.map(|_| events.task(format!("compare {}", data.display()), None, Unit::Bytes));
     let current = match name {
-        Some(name) => {
-            let looking = events.task(format!("compare {}", data.display()), None, Unit::Bytes);
-            let current = scan::current(cache, name, data, true, Some(&looking))?;
-            looking.finish("");
-            current
-        }
+        Some(name) => scan::current(cache, name, data, true, looking.as_ref())?,
         None => None,
     };
-    let plan = plan(cache, data, digest, current.as_ref(), force)?;
+    let mut plan = plan(cache, data, digest, current, force)?;
+    if let Some(looking) = looking {
+        looking.finish("");
+    }
     task.grow(plan.bytes);
     let Some((manifest, layout)) = cache.open(digest)? else {
         return Err(Error::NotCached { object: layout_key(digest), snapshot: *digest });
     };
     let kept: Vec<String> = plan.kept.iter().map(|path| crate::shown(path)).collect();
-    let mut result = Checkout {
-        digest: *digest,
-        written: 0,
-        bytes: plan.bytes,
-        unchanged: 0,
-        removed: plan.remove.len() as u64,
-        kept,
-    };
+    let removed = plan.remove.count;
+    let mut result = Checkout { digest: *digest, written: 0, bytes: plan.bytes, unchanged: 0, removed, kept };
     result.unchanged = plan.same.iter().filter(|same| **same).count() as u64;
     result.written = plan.same.len() as u64 - result.unchanged;
-    let mut known = Vec::new();
+    let mut written = None;
     if result.written > 0 || result.removed > 0 || plan.replace_root || !data.exists() {
         let packs = layout.packs().to_vec();
         need_packs(cache, digest, &packs, result.written > 0)?;
-        remove(data, &plan)?;
-        known = write(cache, data, manifest, layout, PackReader::new(cache, *digest, packs), &plan, &task)?;
+        can_be_written(cache, data, digest, &plan)?;
+        remove(cache, data, &mut plan)?;
+        written = Some(write(cache, data, manifest, layout, PackReader::new(cache, *digest, packs), &plan, &task)?);
     }
     if let Some(name) = name {
-        remember(cache, name, data, *digest, current, known, &plan)?;
+        remember(cache, name, data, *digest, plan, written)?;
     }
     if !result.kept.is_empty() {
         let (what, stay) = match result.kept.len() {
@@ -381,13 +266,13 @@ fn need_packs(cache: &Cache, digest: &Digest, packs: &[PackInfo], any: bool) -> 
     }
 }
 
-fn remove(data: &Path, plan: &Plan) -> Result<()> {
+fn remove(cache: &Cache, data: &Path, plan: &mut Plan) -> Result<()> {
     if plan.replace_root {
         let meta = std::fs::symlink_metadata(data).map_err(at("read", data))?;
         let removed = if meta.is_dir() { std::fs::remove_dir_all(data) } else { std::fs::remove_file(data) };
         return removed.map_err(at("remove", data));
     }
-    for path in &plan.remove {
+    std::mem::take(&mut plan.remove).each(cache, |path| {
         let full = data.join(OsStr::from_bytes(path));
         let meta = std::fs::symlink_metadata(&full).map_err(at("read", &full))?;
         let removed = if meta.is_dir() { std::fs::remove_dir(&full) } else { std::fs::remove_file(&full) };
@@ -398,8 +283,8 @@ fn remove(data: &Path, plan: &Plan) -> Result<()> {
                 break;
             }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 fn write(
@@ -410,7 +295,7 @@ fn write(
     packs: PackReader<'_>,
     plan: &Plan,
     task: &Task,
-) -> Result<Vec<Known>> {
+) -> Result<NamedTempFile> {
     let shape = manifest.shape();
     let destination = match shape {
         Shape::Tree => data,
@@ -423,10 +308,10 @@ fn write(
         shape,
         packs,
         staging,
-        folders: HashSet::new(),
+        folders: Folders::default(),
         jobs: Vec::new(),
         bytes: 0,
-        known: Vec::new(),
+        known: StatWriter::new(cache)?,
         task,
     };
     let mut number = 0;
@@ -456,8 +341,8 @@ fn write(
     }
     layout.finish()?;
     writer.flush()?;
-    sync_folders(data, shape, &writer.folders)?;
-    Ok(writer.known)
+    writer.folders.sync(data, shape)?;
+    writer.known.finish(0, None)
 }
 
 impl Writer<'_> {
@@ -514,41 +399,69 @@ impl Writer<'_> {
     /// Gives a staged entry its name. Nothing is ever written through a link.
     fn name(&mut self, job: &Job) -> Result<()> {
         let place = place(self.data, self.shape, &job.entry.path);
-        if self.shape == Shape::Tree {
-            let mut folders: Vec<&[u8]> = ancestors(&job.entry.path).collect();
-            if job.entry.kind == Kind::EmptyDirectory {
-                folders.insert(0, &job.entry.path);
-            }
-            for folder in folders.into_iter().rev() {
-                self.folder(folder)?;
-            }
-        }
+        let path = job.entry.path.as_slice();
         if job.entry.kind == Kind::EmptyDirectory {
-            return Ok(());
+            return self.folders.enter(self.data, path);
+        }
+        if self.shape == Shape::Tree
+            && let Some(folder) = ancestors(path).next()
+        {
+            self.folders.enter(self.data, folder)?;
         }
         std::fs::rename(&job.temporary, &place).map_err(at("rename a finished file to", &place))?;
         if let Some((_, digest)) = job.entry.content() {
             let meta = std::fs::symlink_metadata(&place).map_err(at("read", &place))?;
-            self.known.push(Known { path: job.entry.path.clone(), stat: Stat::of(&meta), digest });
+            self.known.push(path, &Stat::of(&meta), &digest)?;
         }
         Ok(())
     }
+}
 
-    fn folder(&mut self, path: &[u8]) -> Result<()> {
-        if self.folders.contains(path) {
-            return Ok(());
-        }
-        let full = self.data.join(OsStr::from_bytes(path));
-        match std::fs::symlink_metadata(&full) {
-            Ok(meta) if meta.is_dir() => {}
-            Ok(_) => return Err(Error::Path { path: full, why: "is in the way of a directory of the snapshot" }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                std::fs::create_dir(&full).map_err(at("make the directory", &full))?;
+/// The folders above what gets its name. Names come in byte order of path, so what is in a folder comes without a break, and those on
+/// the way to the last one are all that must be known.
+#[derive(Default)]
+struct Folders {
+    last: Vec<u8>,
+    /// Some of those that were entered, to be synced.
+    first: Vec<Vec<u8>>,
+    count: usize,
+}
+
+impl Folders {
+    /// Makes the folders down to this one, or sees that they are folders and no links.
+    fn enter(&mut self, data: &Path, folder: &[u8]) -> Result<()> {
+        let ends = |path: &[u8], end: usize| path.len() == end || path.get(end) == Some(&b'/');
+        let common = self.last.iter().zip(folder).take_while(|(a, b)| a == b).count();
+        let known = (1..=common).rev().find(|end| ends(&self.last, *end) && ends(folder, *end)).unwrap_or(0);
+        for end in (known + 1..=folder.len()).filter(|end| ends(folder, *end)) {
+            let path = &folder[..end];
+            let full = data.join(OsStr::from_bytes(path));
+            match std::fs::symlink_metadata(&full) {
+                Ok(meta) if meta.is_dir() => {}
+                Ok(_) => return Err(Error::Path { path: full, why: "is in the way of a directory of the snapshot" }),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    std::fs::create_dir(&full).map_err(at("make the directory", &full))?;
+                }
+                Err(error) => return Err(at("read", full)(error)),
             }
-            Err(error) => return Err(at("read", full)(error)),
+            self.count += 1;
+            if self.count <= FEW {
+                self.first.push(path.to_vec());
+            }
         }
-        self.folders.insert(path.to_vec());
+        self.last = folder.to_vec();
         Ok(())
+    }
+
+    /// Makes the renames durable.
+    fn sync(&self, data: &Path, shape: Shape) -> Result<()> {
+        let root = if shape == Shape::Tree { data } else { data.parent().unwrap_or(Path::new("/")) };
+        if self.count > FEW {
+            return sync_file_system(root);
+        }
+        let sync = |folder: &Path| File::open(folder).and_then(|opened| opened.sync_all()).map_err(at("write", folder));
+        self.first.iter().try_for_each(|folder| sync(&data.join(OsStr::from_bytes(folder))))?;
+        sync(root)
     }
 }
 
@@ -563,42 +476,52 @@ fn sync_file_system(folder: &Path) -> Result<()> {
     rustix::fs::syncfs(&opened).map_err(|error| at("write to the disk below", folder)(error.into()))
 }
 
-/// Makes the renames durable.
-fn sync_folders(data: &Path, shape: Shape, folders: &HashSet<Vec<u8>>) -> Result<()> {
-    let root = if shape == Shape::Tree { data } else { data.parent().unwrap_or(Path::new("/")) };
-    if folders.len() > FEW {
-        return sync_file_system(root);
-    }
-    let sync = |folder: &Path| File::open(folder).and_then(|opened| opened.sync_all()).map_err(at("write", folder));
-    folders.iter().try_for_each(|folder| sync(&data.join(OsStr::from_bytes(folder))))?;
-    sync(root)
-}
-
 /// Saves the stat index: what was there and vouched for, and what was written.
 fn remember(
     cache: &Cache,
     name: &str,
     data: &Path,
     digest: Digest,
-    current: Option<Current>,
-    written: Vec<Known>,
-    plan: &Plan,
+    plan: Plan,
+    written: Option<NamedTempFile>,
 ) -> Result<()> {
-    let mut known = written;
-    if let Some(current) = current.filter(|_| !plan.replace_root) {
-        let rewritten: HashSet<Vec<u8>> = known.iter().map(|known| known.path.clone()).collect();
-        let stamp = current.index.stamp;
-        // What was hashed in the very tick in which it was written stays unknown: see the rule in `stat`.
-        let sure = |known: &Known| known.stat.mtime < stamp && known.stat.ctime < stamp;
-        known.extend(current.index.known.into_iter().filter(|old| sure(old) && !rewritten.contains(&old.path)));
-    }
+    let read = |file: &NamedTempFile| stat::reread(file);
+    let mut new = written.as_ref().map(read).transpose()?.flatten();
+    // What was hashed in the very tick in which it was written stays unknown: see the rule in `stat`.
+    let learned = plan.learned.as_ref().filter(|_| !plan.replace_root);
+    let mut old = learned.map(|learned| read(&learned.index)).transpose()?.flatten();
+    let mut next_new = || new.as_mut().and_then(StatReader::next_any);
+    let mut next_old = || old.as_mut().and_then(StatReader::next_sure);
+    let mut index = StatWriter::new(cache)?;
     if let Some(file) = data.file_name().filter(|_| data.is_file()) {
         // A snapshot of one file is scanned under the name that it has on disk.
-        known.iter_mut().for_each(|known| known.path = file.as_bytes().to_vec());
-        known.truncate(1);
+        if let Some(Known { stat, digest, .. }) = next_new().or_else(next_old) {
+            index.push(file.as_bytes(), &stat, &digest)?;
+        }
+    } else {
+        let (mut new, mut old) = (next_new(), next_old());
+        loop {
+            let Known { path, stat, digest } = match (new.take(), old.take()) {
+                (None, None) => break,
+                (Some(left), Some(right)) if right.path < left.path => {
+                    (new, old) = (Some(left), next_old());
+                    right
+                }
+                (Some(left), right) => {
+                    // Of a path that is in both, what was written counts.
+                    old = if right.as_ref().is_some_and(|right| right.path == left.path) { next_old() } else { right };
+                    new = next_new();
+                    left
+                }
+                (None, Some(right)) => {
+                    old = next_old();
+                    right
+                }
+            };
+            index.push(&path, &stat, &digest)?;
+        }
     }
-    known.sort_by(|a, b| a.path.cmp(&b.path));
-    StatIndex { stamp: cache.stamp()?, base: Some(digest), known }.save(cache, name)
+    stat::commit(cache, name, index.finish(cache.stamp()?, Some(digest))?)
 }
 
 /// Reads every byte of a cached snapshot and verifies it; files, bytes.

@@ -1,14 +1,18 @@
-//! Adding data: files are hashed, cut and compressed in parallel; one assembler writes packs, layout and
-//! manifest in the order of paths, so that the same tree gives the same packs.
+//! Adding data: the tree is walked in a stream; files are hashed, cut and compressed in parallel; one assembler writes packs,
+//! layout, manifest and stat index in the order of paths, so that the same tree gives the same packs.
+//!
+//! What is in memory does not depend on the size of the tree: two batches on their way, the packs' names, and the places of the
+//! chunks that are new, of which most are on disk ([`crate::chunks`]).
 
 use crate::{
-    cache::{Cache, ChunkIndex},
+    cache::Cache,
+    chunks::{ChunkIndex, Heap, Place},
     error::{Error, Result, at, count},
     layout::{Chunk, LayoutReader, LayoutWriter, PackInfo},
     manifest::{Entry, Kind, ManifestReader, ManifestWriter, Shape, Totals},
-    pack::{CHUNK, PackWriter, SMALL, Squeezer},
-    scan::{self, Found, Steady, What, place},
-    stat::{Known, Stat, StatIndex},
+    pack::{CHUNK, PackWriter, SMALL, squeeze},
+    scan::{self, Found, Scan, Steady, What, place, read_whole},
+    stat::{self, Stat, StatReader, StatWriter},
 };
 use domain::{
     Digest, Events,
@@ -29,7 +33,7 @@ use std::{
 use tempfile::NamedTempFile;
 
 /// A batch of small files, and a window of a large one.
-const BATCH_BYTES: u64 = 8 << 20;
+const BATCH_BYTES: u64 = 6 << 20;
 const BATCH_FILES: usize = 1024;
 
 /// What came of adding a tree.
@@ -56,6 +60,8 @@ enum Message {
     Entry(Entry, Option<Stat>, Vec<Piece>),
 }
 
+type Messages = SyncSender<Vec<Message>>;
+
 /// Adds the data at `data` to the cache. The caller holds the lock of the data path. With `expect`, nothing is kept of
 /// data that has another digest.
 pub(crate) fn ingest(
@@ -71,66 +77,59 @@ pub(crate) fn ingest(
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
         return Err(Error::File { action: "read", path: data.to_owned(), source });
     };
-    warn_of_links_that_lead_out(&scan.found, data, events);
-    let task = events.task(format!("add {label}"), Some(scan.bytes()), Unit::Bytes);
-    let index = StatIndex::load(cache, name);
+    let task = events.task(format!("add {label}"), None, Unit::Bytes);
+    let index = StatReader::open(cache, name);
     let producer = Producer {
         cache,
         data,
         shape: scan.shape,
-        index: &index,
         task: &task,
         packs: cache.packs()?.into_iter().collect(),
         chunks: OnceLock::new(),
     };
-    let base = index.base;
-    let (sender, receiver) = sync_channel(2);
+    let (sender, receiver) = sync_channel(1);
     let assembler = Assembler::new(cache, scan.shape)?;
-    let assembled = std::thread::scope(|scope| {
+    let (assembled, chunks) = std::thread::scope(|scope| {
         let worker = scope.spawn(move || assembler.run(receiver));
-        let produced = producer.run(&scan.found, base, sender);
+        let produced = producer.run(scan, index, sender, events);
         let assembled = worker.join().map_err(|_| Error::Worker { what: "write packs" });
         // When the assembler fails the producer only learns that nobody listens: the first error counts.
         match assembled {
             Ok(Err(error)) => Err(error),
             Err(error) => Err(error),
-            Ok(Ok(assembled)) => produced.map(|()| assembled),
+            Ok(Ok(assembled)) => produced.map(|chunks| (assembled, chunks)),
         }
     })?;
     if let Some(snapshot) = expect.filter(|expected| *expected != assembled.digest) {
         return Err(Error::ChangedSinceAdd { path: data.to_owned(), snapshot });
     }
-    let ingested = assembled.commit(cache)?;
-    StatIndex { stamp, base: Some(ingested.0.digest), known: ingested.1 }.save(cache, name)?;
-    let Ingested { totals, new_bytes, .. } = ingested.0;
+    let ingested = assembled.commit(cache, name, stamp, chunks)?;
+    let Ingested { totals, new_bytes, .. } = ingested;
     task.finish(format!("{}, {}, {new_bytes} new", count(totals.files, "file"), count(totals.bytes, "byte")));
-    Ok(ingested.0)
+    Ok(ingested)
 }
 
-fn warn_of_links_that_lead_out(found: &[Found], data: &Path, events: &Events) {
-    for link in found {
-        let What::Symlink { target } = &link.what else { continue };
-        let mut depth = link.path.iter().filter(|byte| **byte == b'/').count();
-        let inside = !target.starts_with(b"/")
-            && target.split(|byte| *byte == b'/').all(|component| match component {
-                b".." if depth == 0 => false,
-                b".." => {
-                    depth -= 1;
-                    true
-                }
-                b"" | b"." => true,
-                _ => {
-                    depth += 1;
-                    true
-                }
-            });
-        if !inside {
-            let path = crate::shown(&link.path);
-            events.warn(format!(
-                "{}/{path} is a link out of the data; what it points to is not part of the snapshot",
-                data.display()
-            ));
-        }
+fn warn_of_a_link_that_leads_out(path: &[u8], target: &[u8], data: &Path, events: &Events) {
+    let mut depth = path.iter().filter(|byte| **byte == b'/').count();
+    let inside = !target.starts_with(b"/")
+        && target.split(|byte| *byte == b'/').all(|component| match component {
+            b".." if depth == 0 => false,
+            b".." => {
+                depth -= 1;
+                true
+            }
+            b"" | b"." => true,
+            _ => {
+                depth += 1;
+                true
+            }
+        });
+    if !inside {
+        let path = crate::shown(path);
+        events.warn(format!(
+            "{}/{path} is a link out of the data; what it points to is not part of the snapshot",
+            data.display()
+        ));
     }
 }
 
@@ -174,65 +173,77 @@ struct Producer<'a> {
     cache: &'a Cache,
     data: &'a Path,
     shape: Shape,
-    index: &'a StatIndex,
     task: &'a Task,
     packs: HashSet<PackInfo>,
     chunks: OnceLock<ChunkIndex>,
 }
 
 impl Producer<'_> {
-    fn run(&self, found: &[Found], base: Option<Digest>, sender: SyncSender<Message>) -> Result<()> {
+    /// Sends everything; the index of chunks, if it was needed.
+    fn run(
+        self,
+        mut scan: Scan,
+        mut index: StatReader,
+        sender: Messages,
+        events: &Events,
+    ) -> Result<Option<ChunkIndex>> {
         let mut previous = None;
-        if let Some((manifest, layout)) = base.map(|base| self.cache.open(&base)).transpose()?.flatten() {
+        if let Some((manifest, layout)) = index.base.map(|base| self.cache.open(&base)).transpose()?.flatten() {
             let mut opened = Previous { manifest, layout, next: None };
             opened.advance()?;
             previous = Some(opened);
         }
         let mut batch = Vec::new();
         let mut bytes = 0;
-        for item in found {
-            if let What::File { stat, executable } = &item.what {
-                let trusted = self.index.digest(&item.path, stat);
-                if let Some(pieces) = self.unchanged(&mut previous, &item.path, trusted)? {
-                    let digest = trusted.unwrap_or(Digest::from_bytes([0; 32]));
-                    let kind = Kind::File { executable: *executable, size: stat.size, digest };
-                    batch.push(Work::Ready(Entry { path: item.path.clone(), kind }, Some(*stat), pieces));
-                } else if stat.size <= SMALL {
-                    self.load_chunks()?;
-                    bytes += stat.size;
-                    batch.push(Work::Small(item.path.clone(), *stat, *executable));
-                } else {
-                    self.load_chunks()?;
-                    self.flush(&mut batch, &sender)?;
-                    bytes = 0;
-                    self.large(&item.path, *stat, *executable, &sender)?;
+        while let Some(Found { path, what }) = scan.next(Some(self.task))? {
+            match what {
+                What::File { stat, executable } => {
+                    let trusted = index.digest(&path, &stat);
+                    if let Some((digest, pieces)) = self.unchanged(&mut previous, &path, trusted)? {
+                        let kind = Kind::File { executable, size: stat.size, digest };
+                        batch.push(Work::Ready(Entry { path, kind }, Some(stat), pieces));
+                    } else if stat.size <= SMALL {
+                        self.load_chunks()?;
+                        bytes += stat.size;
+                        batch.push(Work::Small(path, stat, executable));
+                    } else {
+                        self.load_chunks()?;
+                        self.flush(&mut batch, &sender)?;
+                        bytes = 0;
+                        self.large(&path, stat, executable, &sender)?;
+                    }
                 }
-            } else {
-                let kind = match &item.what {
-                    What::Symlink { target } => Kind::Symlink { target: target.clone() },
-                    _ => Kind::EmptyDirectory,
-                };
-                batch.push(Work::Ready(Entry { path: item.path.clone(), kind }, None, Vec::new()));
+                What::Symlink { target } => {
+                    warn_of_a_link_that_leads_out(&path, &target, self.data, events);
+                    batch.push(Work::Ready(Entry { path, kind: Kind::Symlink { target } }, None, Vec::new()));
+                }
+                What::EmptyDirectory => {
+                    batch.push(Work::Ready(Entry { path, kind: Kind::EmptyDirectory }, None, Vec::new()));
+                }
             }
             if bytes >= BATCH_BYTES || batch.len() >= BATCH_FILES {
                 self.flush(&mut batch, &sender)?;
                 bytes = 0;
             }
         }
-        self.flush(&mut batch, &sender)
+        self.flush(&mut batch, &sender)?;
+        if let Some(colliding) = scan.colliding() {
+            events.warn(format!("{}: {colliding}", self.data.display()));
+        }
+        Ok(self.chunks.into_inner())
     }
 
-    /// The chunks of a file that need not be read: its stat is trusted and the cache has all its packs.
+    /// Digest and chunks of a file that need not be read: its stat is trusted and the cache has all its packs.
     fn unchanged(
         &self,
         previous: &mut Option<Previous>,
         path: &[u8],
         trusted: Option<Digest>,
-    ) -> Result<Option<Vec<Piece>>> {
+    ) -> Result<Option<(Digest, Vec<Piece>)>> {
         let (Some(previous), Some(digest)) = (previous, trusted) else { return Ok(None) };
         let pieces = previous.chunks(path, &digest)?;
         let here = |piece: &Piece| matches!(piece, Piece::There(pack, _) if self.packs.contains(pack));
-        Ok(pieces.filter(|pieces| pieces.iter().all(here)))
+        Ok(pieces.filter(|pieces| pieces.iter().all(here)).map(|pieces| (digest, pieces)))
     }
 
     fn load_chunks(&self) -> Result<()> {
@@ -242,85 +253,115 @@ impl Producer<'_> {
         Ok(())
     }
 
-    fn flush(&self, batch: &mut Vec<Work>, sender: &SyncSender<Message>) -> Result<()> {
+    fn flush(&self, batch: &mut Vec<Work>, sender: &Messages) -> Result<()> {
         let work = std::mem::take(batch);
+        if work.is_empty() {
+            return Ok(());
+        }
         let messages: Vec<Message> = work
             .into_par_iter()
-            .map_init(Squeezer::new, |squeezer, work| match work {
+            .map_init(Vec::new, |buffer, work| match work {
                 Work::Ready(entry, stat, pieces) => {
                     self.task.advance(stat.map_or(0, |stat| stat.size));
                     Ok(Message::Entry(entry, stat, pieces))
                 }
-                Work::Small(path, stat, executable) => self.small(path, stat, executable, squeezer),
+                Work::Small(path, stat, executable) => self.small(path, stat, executable, buffer),
             })
             .collect::<Result<_>>()?;
-        messages.into_iter().try_for_each(|message| send(sender, message))
+        send(sender, messages)
     }
 
-    fn small(&self, path: Vec<u8>, stat: Stat, executable: bool, squeezer: &mut Squeezer) -> Result<Message> {
-        let mut file = Steady::open(place(self.data, self.shape, &path), stat)?;
-        // One byte more than expected, so that a file that grew is noticed.
-        let mut bytes = vec![0; stat.size as usize + 1];
-        let read = file.fill(&mut bytes)?;
-        file.close(read as u64)?;
-        bytes.truncate(read);
-        self.task.advance(read as u64);
-        let (digest, pieces) = if bytes.is_empty() {
-            (Digest::of(b""), Vec::new())
-        } else {
-            let digest = Digest::of(&bytes);
-            (digest, vec![self.piece(digest, bytes, squeezer)])
-        };
+    fn small(&self, path: Vec<u8>, stat: Stat, executable: bool, buffer: &mut Vec<u8>) -> Result<Message> {
+        read_whole(place(self.data, self.shape, &path), stat, buffer)?;
+        self.task.advance(stat.size);
+        let digest = Digest::of(&buffer);
+        let pieces = if buffer.is_empty() { Vec::new() } else { vec![self.piece(digest, buffer)] };
         let kind = Kind::File { executable, size: stat.size, digest };
         Ok(Message::Entry(Entry { path, kind }, Some(stat), pieces))
     }
 
-    fn large(&self, path: &[u8], stat: Stat, executable: bool, sender: &SyncSender<Message>) -> Result<()> {
+    /// The next window is read and cut while the last one is hashed.
+    fn large(&self, path: &[u8], stat: Stat, executable: bool, sender: &Messages) -> Result<()> {
         let mut file = Steady::open(place(self.data, self.shape, path), stat)?;
         let mut hasher = Sha256::new();
-        let mut buffer = vec![0; BATCH_BYTES as usize + CHUNK.2];
-        let (mut filled, mut read) = (0, 0);
+        let mut read = 0;
+        let mut window = Window::begin();
+        window.fill(&mut file, &mut read)?;
+        let mut next = Window::begin();
         loop {
-            let count = file.fill(&mut buffer[filled..])?;
-            filled += count;
-            read += count as u64;
-            let ended = filled < buffer.len();
-            let cuts = cut(&buffer[..filled], ended);
-            let used = cuts.last().map_or(0, |(start, length)| start + length);
-            let window = &buffer[..used];
-            let (pieces, ()) = rayon::join(
+            next.rest_of(&window);
+            let ended = window.ended;
+            let (hashed, filled) = rayon::join(
                 || {
-                    let chunk = |squeezer: &mut Squeezer, (start, length): (usize, usize)| {
-                        let bytes = &window[start..start + length];
-                        self.piece(Digest::of(bytes), bytes.to_vec(), squeezer)
+                    let chunk = |(start, length): &(usize, usize)| {
+                        let bytes = &window.buffer[*start..start + length];
+                        self.piece(Digest::of(bytes), bytes)
                     };
-                    cuts.into_par_iter().map_init(Squeezer::new, chunk).collect::<Vec<_>>()
+                    rayon::join(
+                        || window.cuts.par_iter().map(chunk).collect::<Vec<_>>(),
+                        || hasher.update(&window.buffer[..window.used()]),
+                    )
                 },
-                || hasher.update(window),
+                || if ended { Ok(()) } else { next.fill(&mut file, &mut read) },
             );
-            send(sender, Message::Chunks(pieces))?;
-            self.task.advance(used as u64);
-            buffer.copy_within(used..filled, 0);
-            filled -= used;
+            filled?;
+            send(sender, vec![Message::Chunks(hashed.0)])?;
+            self.task.advance(window.used() as u64);
             if ended {
                 break;
             }
+            std::mem::swap(&mut window, &mut next);
         }
         file.close(read)?;
         let digest = Digest::from_bytes(hasher.finalize().into());
         let kind = Kind::File { executable, size: stat.size, digest };
-        send(sender, Message::Entry(Entry { path: path.to_vec(), kind }, Some(stat), Vec::new()))
+        send(sender, vec![Message::Entry(Entry { path: path.to_vec(), kind }, Some(stat), Vec::new())])
     }
 
-    fn piece(&self, digest: Digest, bytes: Vec<u8>, squeezer: &mut Squeezer) -> Piece {
+    fn piece(&self, digest: Digest, bytes: &[u8]) -> Piece {
         let length = bytes.len() as u32;
-        if let Some((pack, record)) = self.chunks.get().and_then(|index| index.get(&digest))
-            && record.length == length
+        if let Some((pack, place)) = self.chunks.get().and_then(|index| index.get(&digest))
+            && place.length == length
         {
-            return Piece::There(pack, Chunk { digest, length, pack: 0, offset: record.offset, stored: record.stored });
+            let (offset, stored) = (u64::from(place.offset), place.stored);
+            return Piece::There(pack, Chunk { digest, length, pack: 0, offset, stored });
         }
-        let payload = squeezer.squeeze(&bytes).unwrap_or(bytes);
-        Piece::New { digest, length, payload }
+        Piece::New { digest, length, payload: squeeze(bytes).unwrap_or_else(|| bytes.to_vec()) }
+    }
+}
+
+/// A part of a large file that is in memory, and where it is cut.
+struct Window {
+    buffer: Vec<u8>,
+    filled: usize,
+    cuts: Vec<(usize, usize)>,
+    ended: bool,
+}
+
+impl Window {
+    fn begin() -> Self {
+        Self { buffer: vec![0; BATCH_BYTES as usize + CHUNK.2], filled: 0, cuts: Vec::new(), ended: false }
+    }
+
+    /// How much of it is cut.
+    fn used(&self) -> usize {
+        self.cuts.last().map_or(0, |(start, length)| start + length)
+    }
+
+    /// Begins with what could not be cut before more of the file was seen.
+    fn rest_of(&mut self, before: &Self) {
+        let rest = &before.buffer[before.used()..before.filled];
+        self.buffer[..rest.len()].copy_from_slice(rest);
+        self.filled = rest.len();
+    }
+
+    fn fill(&mut self, file: &mut Steady, read: &mut u64) -> Result<()> {
+        let count = file.fill(&mut self.buffer[self.filled..])?;
+        self.filled += count;
+        *read += count as u64;
+        self.ended = self.filled < self.buffer.len();
+        self.cuts = cut(&self.buffer[..self.filled], self.ended);
+        Ok(())
     }
 }
 
@@ -329,8 +370,8 @@ enum Work {
     Small(Vec<u8>, Stat, bool),
 }
 
-fn send(sender: &SyncSender<Message>, message: Message) -> Result<()> {
-    sender.send(message).map_err(|_| Error::Worker { what: "write packs" })
+fn send(sender: &Messages, messages: Vec<Message>) -> Result<()> {
+    sender.send(messages).map_err(|_| Error::Worker { what: "write packs" })
 }
 
 /// Chunk boundaries (start, length) in `bytes`. Unless the file ended, the tail that could still be cut elsewhere is left.
@@ -354,14 +395,16 @@ struct Assembler {
     spare: NamedTempFile,
     manifest: ManifestWriter<BufWriter<NamedTempFile>>,
     layout: LayoutWriter,
+    index: StatWriter,
     /// The table of packs; `None` while one is being written.
     packs: Vec<Option<PackInfo>>,
+    /// Those that were there before, by number.
     numbers: HashMap<Digest, u32>,
-    fresh: HashMap<Digest, Chunk>,
+    /// What was written in this run.
+    fresh: Heap,
     open: Option<(u32, PackWriter<BufWriter<NamedTempFile>>)>,
     sealing: Vec<Sealing>,
     pending: Vec<Chunk>,
-    known: Vec<Known>,
     new_bytes: u64,
 }
 
@@ -370,7 +413,9 @@ struct Assembled {
     totals: Totals,
     manifest: NamedTempFile,
     layout: NamedTempFile,
-    known: Vec<Known>,
+    index: StatWriter,
+    fresh: Heap,
+    packs: Vec<PackInfo>,
     new_bytes: u64,
 }
 
@@ -379,29 +424,30 @@ impl Assembler {
         let file = cache.temp()?;
         let path = file.path().to_owned();
         let spool = tempfile::tempfile_in(cache.tmp()).map_err(at("write a temporary file in", cache.tmp()))?;
+        let buffered = BufWriter::with_capacity(64 << 10, file);
         Ok(Self {
             cache: cache.clone(),
             spare: cache.temp()?,
-            manifest: ManifestWriter::new(BufWriter::new(file), shape).map_err(at("write", path))?,
+            manifest: ManifestWriter::new(buffered, shape).map_err(at("write", path))?,
             layout: LayoutWriter::new(spool),
+            index: StatWriter::new(cache)?,
             packs: Vec::new(),
             numbers: HashMap::new(),
-            fresh: HashMap::new(),
+            fresh: Heap::new(cache),
             open: None,
             sealing: Vec::new(),
             pending: Vec::new(),
-            known: Vec::new(),
             new_bytes: 0,
         })
     }
 
-    fn run(mut self, receiver: Receiver<Message>) -> Result<Assembled> {
-        for message in receiver {
+    fn run(mut self, receiver: Receiver<Vec<Message>>) -> Result<Assembled> {
+        for message in receiver.into_iter().flatten() {
             match message {
                 Message::Chunks(pieces) => self.pieces(pieces)?,
                 Message::Entry(entry, stat, pieces) => {
                     self.pieces(pieces)?;
-                    self.entry(entry, stat)?;
+                    self.entry(&entry, stat)?;
                 }
             }
         }
@@ -413,7 +459,9 @@ impl Assembler {
             let chunk = match piece {
                 Piece::There(pack, chunk) => Chunk { pack: self.number(pack)?, ..chunk },
                 Piece::New { digest, length, payload } => match self.fresh.get(&digest) {
-                    Some(chunk) => *chunk,
+                    Some(Place { pack, offset, length, stored }) => {
+                        Chunk { digest, length, pack, offset: u64::from(offset), stored }
+                    }
                     None => self.append(digest, length, &payload)?,
                 },
             };
@@ -422,14 +470,14 @@ impl Assembler {
         Ok(())
     }
 
-    fn entry(&mut self, entry: Entry, stat: Option<Stat>) -> Result<()> {
+    fn entry(&mut self, entry: &Entry, stat: Option<Stat>) -> Result<()> {
         let chunks = std::mem::take(&mut self.pending);
         if !chunks.is_empty() {
             self.layout.push(&chunks).map_err(at("write a layout in", self.cache.tmp()))?;
         }
-        self.manifest.push(&entry).map_err(at("write a manifest in", self.cache.tmp()))?;
+        self.manifest.push(entry).map_err(at("write a manifest in", self.cache.tmp()))?;
         if let (Some(stat), Some((_, digest))) = (stat, entry.content()) {
-            self.known.push(Known { path: entry.path, stat, digest });
+            self.index.push(&entry.path, &stat, &digest)?;
         }
         Ok(())
     }
@@ -459,10 +507,12 @@ impl Assembler {
         }
         let Some((pack, writer)) = &mut self.open else { return Err(Error::Worker { what: "open a pack" }) };
         let record = writer.push(digest, length, payload).map_err(at("write a pack in", self.cache.tmp()))?;
-        let chunk = Chunk { digest, length, pack: *pack, offset: record.offset, stored: record.stored };
-        self.new_bytes += u64::from(record.stored);
-        self.fresh.insert(digest, chunk);
-        Ok(chunk)
+        let (pack, stored) = (*pack, record.stored);
+        self.new_bytes += u64::from(stored);
+        // A pack is far smaller than what 32 bits can tell.
+        let offset = u32::try_from(record.offset).map_err(|_| Error::Worker { what: "fill a pack" })?;
+        self.fresh.insert(digest, Place { pack, offset, length, stored })?;
+        Ok(Chunk { digest, length, pack, offset: record.offset, stored })
     }
 
     fn seal(&mut self) -> Result<()> {
@@ -497,13 +547,14 @@ impl Assembler {
         let packs: Vec<PackInfo> = self.packs.into_iter().flatten().collect();
         let mut layout = self.spare;
         self.layout.finish(&digest, &packs, layout.as_file_mut()).map_err(in_tmp())?;
-        Ok(Assembled { digest, totals, manifest, layout, known: self.known, new_bytes: self.new_bytes })
+        let (index, fresh, new_bytes) = (self.index, self.fresh, self.new_bytes);
+        Ok(Assembled { digest, totals, manifest, layout, index, fresh, packs, new_bytes })
     }
 }
 
 impl Assembled {
     /// Layout first, manifest last: whoever sees the manifest sees all of it. An unchanged snapshot is left alone.
-    fn commit(self, cache: &Cache) -> Result<(Ingested, Vec<Known>)> {
+    fn commit(self, cache: &Cache, name: &str, stamp: i64, chunks: Option<ChunkIndex>) -> Result<Ingested> {
         let ingested = Ingested { digest: self.digest, totals: self.totals, new_bytes: self.new_bytes };
         let whole = self.new_bytes == 0
             && cache.open_manifest(&self.digest)?.is_some()
@@ -513,7 +564,11 @@ impl Assembled {
             cache.commit(self.layout, &layout)?;
             cache.commit(self.manifest, &cache.manifest(&self.digest))?;
         }
-        Ok((ingested, self.known))
+        if let Some(chunks) = chunks {
+            chunks.keep(cache, self.fresh, &self.packs)?;
+        }
+        stat::commit(cache, name, self.index.finish(stamp, Some(self.digest))?)?;
+        Ok(ingested)
     }
 }
 

@@ -16,6 +16,8 @@ use std::{
 const MAGIC: &[u8; 8] = b"SLLAYOUT";
 const VERSION: u32 = 1;
 const HEADER: u64 = 44;
+/// A frame that wants more memory than 8 MiB to be read is refused; level 1 takes half a MiB.
+const WINDOW_LOG: u32 = 23;
 /// A table of packs longer than this is refused: some 16 TiB of packs.
 const MOST_PACKS: u32 = 1 << 20;
 
@@ -162,7 +164,7 @@ impl LayoutReader {
             return Err(corrupt("it belongs to another snapshot"));
         }
         let mut decoder = zstd::Decoder::new(file).map_err(at("read", path))?;
-        decoder.window_log_max(27).map_err(at("read", path))?;
+        decoder.window_log_max(WINDOW_LOG).map_err(at("read", path))?;
         let mut reader =
             Self { object, input: BufReader::new(decoder), packs: Vec::new(), file: None, left: 0, single: false };
         reader.read_packs()?;

@@ -358,19 +358,19 @@ impl Diff {
 
 /// Compares two manifests.
 pub fn diff(a: &Manifest, b: &Manifest) -> Diff {
-    let mut old = a.entries.iter();
-    let joined = join(|| Ok(old.next().cloned()), b.entries.iter().cloned());
+    let (mut old, mut new) = (a.entries.iter(), b.entries.iter());
+    let joined = join(|| Ok(old.next().cloned()), || Ok(new.next().cloned()));
     joined.unwrap_or_default()
 }
 
-/// Merges two sorted sequences of entries; the first is a stream that can fail.
+/// Merges two sorted sequences of entries.
 pub(crate) fn join(
     mut old: impl FnMut() -> Result<Option<Entry>>,
-    new: impl IntoIterator<Item = Entry>,
+    mut new: impl FnMut() -> Result<Option<Entry>>,
 ) -> Result<Diff> {
     let mut result = Diff::default();
     let mut left = old()?;
-    for right in new {
+    while let Some(right) = new()? {
         while let Some(entry) = left.take_if(|entry| entry.path < right.path) {
             result.removed.push(entry.path);
             left = old()?;

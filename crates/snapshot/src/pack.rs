@@ -3,7 +3,7 @@
 use crate::error::{Error, Result, at};
 use domain::Digest;
 use sha2::{Digest as _, Sha256};
-use std::{fs::File, io::Write, os::unix::fs::FileExt, path::Path};
+use std::{cell::RefCell, fs::File, io::Write, os::unix::fs::FileExt, path::Path};
 
 /// No pack is larger, index and footer included: what a store takes in one request.
 pub const LARGEST: u64 = 16 << 20;
@@ -123,19 +123,39 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     array
 }
 
-/// Compresses chunks; `None` when that does not make them smaller.
-pub(crate) struct Squeezer(Option<zstd::bulk::Compressor<'static>>);
+thread_local! {
+    /// What a thread compresses with, and into. Made once: a context is as large as a chunk.
+    static SQUEEZER: RefCell<(Option<zstd::bulk::Compressor<'static>>, Vec<u8>)> = const { RefCell::new((None, Vec::new())) };
+    static UNPACKER: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
 
-impl Squeezer {
-    /// Level 1: packs are written at the speed of a disk, and most data sets are compressed already.
-    pub(crate) fn new() -> Self {
-        Self(zstd::bulk::Compressor::new(1).ok())
-    }
+/// Compresses a chunk; `None` when that does not make it smaller. Level 1: packs are written at the speed of a disk, and most
+/// data sets are compressed already.
+pub(crate) fn squeeze(chunk: &[u8]) -> Option<Vec<u8>> {
+    SQUEEZER.with_borrow_mut(|(compressor, buffer)| {
+        if compressor.is_none() {
+            *compressor = zstd::bulk::Compressor::new(1).ok();
+        }
+        // One byte less than the chunk is the most that it may take.
+        let most = chunk.len().saturating_sub(1);
+        if buffer.len() < most {
+            buffer.resize(most, 0);
+        }
+        let length = compressor.as_mut()?.compress_to_buffer(chunk, &mut buffer[..most]).ok()?;
+        Some(buffer[..length].to_vec())
+    })
+}
 
-    pub(crate) fn squeeze(&mut self, chunk: &[u8]) -> Option<Vec<u8>> {
-        let smaller = self.0.as_mut()?.compress(chunk).ok()?;
-        (smaller.len() < chunk.len()).then_some(smaller)
-    }
+fn decompress(payload: &[u8], length: usize) -> std::io::Result<Vec<u8>> {
+    UNPACKER.with_borrow_mut(|unpacker| {
+        if unpacker.is_none() {
+            *unpacker = Some(zstd::bulk::Decompressor::new()?);
+        }
+        match unpacker {
+            Some(unpacker) => unpacker.decompress(payload, length),
+            None => zstd::bulk::decompress(payload, length),
+        }
+    })
 }
 
 /// The chunk that a payload holds, verified; why not, if it is damaged.
@@ -143,8 +163,7 @@ pub(crate) fn unpack(payload: Vec<u8>, length: u32, digest: &Digest) -> std::res
     let chunk = if payload.len() == length as usize {
         payload
     } else {
-        zstd::bulk::decompress(&payload, length as usize)
-            .map_err(|error| format!("a chunk does not decompress: {error}"))?
+        decompress(&payload, length as usize).map_err(|error| format!("a chunk does not decompress: {error}"))?
     };
     let found = Digest::of(&chunk);
     if chunk.len() != length as usize || found != *digest {
@@ -206,9 +225,9 @@ mod tests {
     fn a_damaged_payload_is_refused_compressed_or_not() {
         let chunk = vec![7; 1000];
         let digest = Digest::of(&chunk);
-        let small = Squeezer::new().squeeze(&chunk).unwrap();
+        let small = squeeze(&chunk).unwrap();
         assert_eq!(unpack(small.clone(), 1000, &digest).unwrap(), chunk);
-        assert!(Squeezer::new().squeeze(b"x").is_none());
+        assert!(squeeze(b"x").is_none());
         for position in 0..small.len() {
             let mut damaged = small.clone();
             damaged[position] ^= 1;

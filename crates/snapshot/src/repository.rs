@@ -5,7 +5,7 @@ use crate::{
     checkout,
     error::{Error, Result, at, count},
     fence, ingest,
-    manifest::{self, Diff, Manifest, Shape},
+    manifest::{self, Diff, Manifest, ManifestWriter, Shape},
     pointer::{Pointer, write_text},
     remote::{self, blocking},
     scan,
@@ -207,14 +207,12 @@ impl Repository {
         let cached =
             manifest.is_some() && packs.is_some_and(|packs| packs.iter().all(|pack| self.cache.has_pack(pack)));
         let task = events.task(format!("status {}", data.relative.display()), None, Unit::Bytes);
-        let Some(current) = scan::current(&self.cache, &data.name, &data.full, true, Some(&task))? else {
+        let Some(mut current) = scan::current(&self.cache, &data.name, &data.full, true, Some(&task))? else {
             task.finish("missing");
             return Ok(Status { state: State::Missing, cached, pointer });
         };
-        let state = compare(manifest, &current, &pointer.digest)?;
-        if current.hashed > 0 {
-            self.cache.save_if_idle(&data.name, &current.index)?;
-        }
+        let state = compare(manifest, &mut current, &pointer.digest)?;
+        current.finish()?.save_if_idle(&self.cache, &data.name)?;
         task.finish(if state == State::Clean { "clean" } else { "modified" });
         Ok(Status { state, cached, pointer })
     }
@@ -342,12 +340,13 @@ impl Repository {
         let mut verified = Verified { files: 0, bytes: 0, packs: 0 };
         let mut problems = Vec::new();
         let mut lost = Some(manifest_key(&digest));
-        if let Some(current) = scan::current(&self.cache, &data.name, &data.full, false, Some(&task))? {
+        if let Some(mut current) = scan::current(&self.cache, &data.name, &data.full, false, Some(&task))? {
             lost = None;
-            verified.files = current.index.known.len() as u64;
-            verified.bytes = current.index.known.iter().map(|known| known.stat.size).sum();
             let shown = data.relative.display();
-            match compare(self.cache.open_manifest(&digest)?, &current, &digest)? {
+            let state = compare(self.cache.open_manifest(&digest)?, &mut current, &digest)?;
+            let learned = current.finish()?;
+            (verified.files, verified.bytes) = (learned.files, learned.bytes);
+            match state {
                 State::Modified { added, removed, changed } => {
                     if added.is_empty() && removed.is_empty() && changed.is_empty() {
                         problems.push(format!("{shown} is not what {digest} names"));
@@ -561,22 +560,23 @@ fn merge(old: &mut Opened, new: &mut Opened) -> Result<Diff> {
 }
 
 /// The data against a manifest, or without one against the digest alone.
-fn compare(
-    manifest: Option<crate::ManifestReader<std::io::BufReader<std::fs::File>>>,
-    current: &scan::Current,
-    digest: &Digest,
-) -> Result<State> {
+fn compare(manifest: Option<Opened>, current: &mut scan::Current<'_>, digest: &Digest) -> Result<State> {
     let nothing = || State::Modified { added: Vec::new(), removed: Vec::new(), changed: Vec::new() };
     let Some(mut manifest) = manifest else {
-        let made = Manifest { shape: current.shape, entries: current.entries.clone() }.write();
         // Whatever a manifest cannot hold is not what the digest names.
-        return Ok(if made.is_ok_and(|(found, ..)| found == *digest) { State::Clean } else { nothing() });
+        let Ok(mut made) = ManifestWriter::new(std::io::sink(), current.shape) else { return Ok(nothing()) };
+        while let Some(entry) = current.next()? {
+            if made.push(&entry).is_err() {
+                return Ok(nothing());
+            }
+        }
+        return Ok(if made.finish().is_ok_and(|(found, ..)| found == *digest) { State::Clean } else { nothing() });
     };
     if manifest.shape() == Shape::File && current.shape == Shape::File {
         // One file is compared by content; its name is the pointer's business.
-        let same =
-            manifest.next_entry()?.map(|entry| entry.kind) == current.entries.first().map(|entry| entry.kind.clone());
-        let changed = current.entries.iter().map(|entry| crate::shown(&entry.path)).collect();
+        let there = current.next()?;
+        let same = manifest.next_entry()?.map(|entry| entry.kind) == there.as_ref().map(|entry| entry.kind.clone());
+        let changed = there.iter().map(|entry| crate::shown(&entry.path)).collect();
         return Ok(if same {
             State::Clean
         } else {
@@ -584,7 +584,7 @@ fn compare(
         });
     }
     let shapes_differ = manifest.shape() != current.shape;
-    let diff = manifest::join(|| manifest.next_entry(), current.entries.iter().cloned())?;
+    let diff = manifest::join(|| manifest.next_entry(), || current.next())?;
     if diff.is_empty() && !shapes_differ {
         return Ok(State::Clean);
     }

@@ -1,54 +1,132 @@
 //! Walking a data path, and hashing files that must not change meanwhile.
+//!
+//! The walk is a stream in byte order of path, made by a thread of its own that runs ahead by some thousands of entries. Of a tree
+//! it holds the names in the folders on the way to where it is, nothing else. A folder is opened relative to the one above,
+//! and never through a link.
 
 use crate::{
     cache::Cache,
-    error::{Error, Result, at},
+    cases,
+    error::{self, Error, Result, at},
     manifest::{Entry, Kind, Shape},
-    stat::{Known, Stat, StatIndex},
+    path,
+    stat::{self, Stat, StatReader, StatWriter},
 };
 use domain::{Digest, event::Task};
 use rayon::prelude::*;
-use rustix::fs::OFlags;
+use rustix::{
+    fd::{AsFd as _, OwnedFd},
+    fs::{AtFlags, FileType, Mode, OFlags, RawDir},
+    io::Errno,
+};
 use sha2::{Digest as _, Sha256};
 use std::{
+    cmp::Ordering,
+    collections::{HashSet, VecDeque},
     ffi::OsStr,
-    fs::{File, Metadata},
+    fs::File,
     io::Read,
     os::unix::{
         ffi::{OsStrExt, OsStringExt},
-        fs::{FileTypeExt, OpenOptionsExt, PermissionsExt},
+        fs::OpenOptionsExt,
     },
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering as Order},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
 };
+use tempfile::NamedTempFile;
 
 /// Staging folder of a checkout onto another file system than the cache's; never part of a snapshot.
 pub(crate) const STAGING: &str = ".sealift-tmp";
+/// Entries that the walk hands over at once, and how many times that it may be ahead.
+const AHEAD: (usize, usize) = (256, 128);
+/// Open folders of one walk; those further up are opened again when it comes back to them.
+const OPEN_FOLDERS: usize = 48;
+/// Entries that are compared and hashed at once.
+const BATCH: usize = 1024;
+/// Files up to this size are read with one call.
+const ONE_READ: u64 = 1 << 20;
 
 /// Something in a data tree.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) path: Vec<u8>,
     pub(crate) what: What,
 }
 
 /// What it is.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum What {
     File { executable: bool, stat: Stat },
     Symlink { target: Vec<u8> },
     EmptyDirectory,
 }
 
-/// What is at a data path.
+/// What is at a data path: a stream in byte order of path.
 pub(crate) struct Scan {
     pub(crate) shape: Shape,
-    /// In byte order of path.
-    pub(crate) found: Vec<Found>,
+    ahead: Option<Receiver<Ahead>>,
+    batch: std::vec::IntoIter<Found>,
+    /// Bytes in regular files that the walk has seen, and how many of them the task knows of.
+    seen: Arc<AtomicU64>,
+    told: u64,
+    colliding: Colliding,
+}
+
+enum Ahead {
+    Batch(Vec<Found>),
+    Failed(Error),
+    End(Colliding),
+}
+
+/// Names in one folder that differ only in the case of letters.
+#[derive(Debug, Default)]
+pub(crate) struct Colliding {
+    first: Option<(Vec<u8>, Vec<u8>)>,
+    count: u64,
+}
+
+impl std::fmt::Display for Colliding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some((one, other)) = &self.first else { return Ok(()) };
+        write!(f, "{} and {}", crate::shown(one), crate::shown(other))?;
+        if self.count > 1 {
+            write!(f, ", and {} more,", error::count(self.count - 1, "pair"))?;
+        }
+        write!(f, " differ only in the case of letters: where that makes no difference, not both can be checked out")
+    }
 }
 
 impl Scan {
-    /// Bytes in regular files.
-    pub(crate) fn bytes(&self) -> u64 {
-        let size = |found: &Found| if let What::File { stat, .. } = &found.what { stat.size } else { 0 };
-        self.found.iter().map(size).sum()
+    /// Names that collide where case makes no difference; known at the end.
+    pub(crate) fn colliding(&self) -> Option<&Colliding> {
+        Some(&self.colliding).filter(|colliding| colliding.count > 0)
+    }
+
+    /// The next entry. The task learns how much the walk has seen to come.
+    pub(crate) fn next(&mut self, task: Option<&Task>) -> Result<Option<Found>> {
+        loop {
+            if let Some(found) = self.batch.next() {
+                return Ok(Some(found));
+            }
+            let Some(ahead) = &self.ahead else { return Ok(None) };
+            let message = ahead.recv();
+            let seen = self.seen.load(Order::Relaxed);
+            if let Some(task) = task.filter(|_| seen > self.told) {
+                task.grow(seen - self.told);
+                self.told = seen;
+            }
+            match message {
+                Ok(Ahead::Batch(batch)) => self.batch = batch.into_iter(),
+                Ok(Ahead::Failed(error)) => return Err(error),
+                Ok(Ahead::End(colliding)) => (self.ahead, self.colliding) = (None, colliding),
+                // A walk that stops without a word has not seen everything.
+                Err(_) => return Err(Error::Worker { what: "walk a data path" }),
+            }
+        }
     }
 }
 
@@ -62,64 +140,335 @@ pub(crate) fn place(data: &Path, shape: Shape, path: &[u8]) -> PathBuf {
 
 /// Walks a data path; `None` when nothing is there. Links are not followed.
 pub(crate) fn scan(data: &Path) -> Result<Option<Scan>> {
-    let meta = match std::fs::symlink_metadata(data) {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(at("read", data)(error)),
+    let seen = Arc::new(AtomicU64::new(0));
+    let stat = match rustix::fs::lstat(data) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(at("read", data)(error.into())),
     };
-    if meta.is_symlink() {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind.is_symlink() {
         return Err(Error::Path { path: data.to_owned(), why: "is a symbolic link; name what it points to" });
     }
-    if !meta.is_dir() {
+    if !kind.is_dir() {
         let path = data.file_name().unwrap_or_default().as_bytes().to_vec();
-        let what = classify(data, &meta)?;
-        return Ok(Some(Scan { shape: Shape::File, found: vec![Found { path, what }] }));
+        let what = classify(data, &stat)?;
+        seen.store(Stat::raw(&stat).size, Order::Relaxed);
+        let (sender, ahead) = sync_channel(2);
+        let _ = sender.send(Ahead::Batch(vec![Found { path, what }]));
+        let _ = sender.send(Ahead::End(Colliding::default()));
+        return Ok(Some(Scan {
+            shape: Shape::File,
+            ahead: Some(ahead),
+            batch: Vec::new().into_iter(),
+            seen,
+            told: 0,
+            colliding: Colliding::default(),
+        }));
     }
-    let mut found = Vec::new();
-    let mut folders = vec![Vec::new()];
-    while let Some(folder) = folders.pop() {
-        let place = if folder.is_empty() { data.to_owned() } else { data.join(OsStr::from_bytes(&folder)) };
-        let mut empty = true;
-        for entry in std::fs::read_dir(&place).map_err(at("read the directory", &place))? {
-            let entry = entry.map_err(at("read the directory", &place))?;
-            let name = entry.file_name().into_vec();
-            if folder.is_empty() && name == STAGING.as_bytes() {
-                continue;
-            }
-            empty = false;
-            let path = if folder.is_empty() { name } else { [folder.as_slice(), b"/", &name].concat() };
-            let meta = entry.metadata().map_err(at("read", entry.path()))?;
-            if meta.is_dir() {
-                folders.push(path);
-            } else {
-                found.push(Found { what: classify(&entry.path(), &meta)?, path });
-            }
-        }
-        if empty && !folder.is_empty() {
-            found.push(Found { path: folder, what: What::EmptyDirectory });
-        }
-    }
-    found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    Ok(Some(Scan { shape: Shape::Tree, found }))
+    let walk = Walk::new(data)?;
+    let (sender, ahead) = sync_channel(AHEAD.1);
+    let counter = seen.clone();
+    let run = move || {
+        let message = match walk.run(&sender, &counter) {
+            Ok(colliding) => Ahead::End(colliding),
+            Err(error) => Ahead::Failed(error),
+        };
+        let _ = sender.send(message);
+    };
+    std::thread::Builder::new().name("walk".to_owned()).spawn(run).map_err(at("start a thread to walk", data))?;
+    Ok(Some(Scan {
+        shape: Shape::Tree,
+        ahead: Some(ahead),
+        batch: Vec::new().into_iter(),
+        seen,
+        told: 0,
+        colliding: Colliding::default(),
+    }))
 }
 
-fn classify(path: &Path, meta: &Metadata) -> Result<What> {
-    let kind = meta.file_type();
-    if kind.is_file() {
-        Ok(What::File { executable: meta.permissions().mode() & 0o100 != 0, stat: Stat::of(meta) })
-    } else if kind.is_symlink() {
-        let target = std::fs::read_link(path).map_err(at("read the link", path))?;
-        Ok(What::Symlink { target: target.into_os_string().into_vec() })
-    } else {
-        let kind = if kind.is_fifo() {
-            "fifo"
-        } else if kind.is_socket() {
-            "socket"
-        } else {
-            "device"
-        };
-        Err(Error::Kind { path: path.to_owned(), kind })
+fn classify(path: &Path, stat: &rustix::fs::Stat) -> Result<What> {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {
+            return Ok(What::File { executable: stat.st_mode & 0o100 != 0, stat: Stat::raw(stat) });
+        }
+        FileType::Symlink => {
+            let target = std::fs::read_link(path).map_err(at("read the link", path))?;
+            return Ok(What::Symlink { target: target.into_os_string().into_vec() });
+        }
+        FileType::Fifo => "fifo",
+        FileType::Socket => "socket",
+        _ => "device",
+    };
+    Err(Error::Kind { path: path.to_owned(), kind })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listed {
+    Folder,
+    /// A folder that was empty when its place in the order depended on that.
+    Hollow,
+    Other,
+}
+
+#[derive(Clone, Copy)]
+struct Name {
+    start: u32,
+    length: u16,
+    listed: Listed,
+}
+
+/// The names in a folder, in the order of the paths below them.
+#[derive(Default)]
+struct Names {
+    bytes: Vec<u8>,
+    all: Vec<Name>,
+}
+
+impl Names {
+    fn of(&self, name: Name) -> &[u8] {
+        &self.bytes[name.start as usize..][..usize::from(name.length)]
     }
+
+    fn sort(&mut self) {
+        let Self { bytes, all } = self;
+        let of = |name: &Name| &bytes[name.start as usize..][..usize::from(name.length)];
+        // What is in a folder comes where its name with a slash does.
+        let behind = |name: &Name, length: usize| {
+            of(name).get(length).copied().or((name.listed == Listed::Folder).then_some(b'/'))
+        };
+        all.sort_unstable_by(|a, b| {
+            let common = of(a).len().min(of(b).len());
+            let order = of(a)[..common].cmp(&of(b)[..common]);
+            if order == Ordering::Equal { behind(a, common).cmp(&behind(b, common)) } else { order }
+        });
+    }
+}
+
+/// A folder that is being walked.
+struct Frame {
+    folder: Option<OwnedFd>,
+    names: Names,
+    next: usize,
+    /// Length of the path up to its names, slash included.
+    above: usize,
+}
+
+struct Walk {
+    data: PathBuf,
+    path: Vec<u8>,
+    frames: Vec<Frame>,
+    buffer: Vec<u8>,
+    colliding: Colliding,
+}
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+impl Walk {
+    fn new(data: &Path) -> Result<Self> {
+        let mut walk = Self {
+            data: data.to_owned(),
+            path: Vec::new(),
+            frames: Vec::new(),
+            buffer: Vec::with_capacity(32 << 10),
+            colliding: Colliding::default(),
+        };
+        let root = rustix::fs::open(data, FOLDER, Mode::empty());
+        let root = root.map_err(|error| at("read the directory", data)(error.into()))?;
+        let names = walk.list(&root)?;
+        walk.frames.push(Frame { folder: Some(root), names, next: 0, above: 0 });
+        Ok(walk)
+    }
+
+    fn run(mut self, sender: &SyncSender<Ahead>, seen: &AtomicU64) -> Result<Colliding> {
+        let mut batch = Vec::with_capacity(AHEAD.0);
+        while let Some(found) = self.next()? {
+            if let What::File { stat, .. } = &found.what {
+                seen.fetch_add(stat.size, Order::Relaxed);
+            }
+            batch.push(found);
+            if batch.len() == AHEAD.0 {
+                let full = std::mem::replace(&mut batch, Vec::with_capacity(AHEAD.0));
+                if sender.send(Ahead::Batch(full)).is_err() {
+                    // Nobody listens any more.
+                    return Ok(self.colliding);
+                }
+            }
+        }
+        let _ = sender.send(Ahead::Batch(batch));
+        Ok(self.colliding)
+    }
+
+    fn full(&self) -> PathBuf {
+        self.data.join(OsStr::from_bytes(&self.path))
+    }
+
+    fn next(&mut self) -> Result<Option<Found>> {
+        loop {
+            let Some(frame) = self.frames.last_mut() else { return Ok(None) };
+            let Some(name) = frame.names.all.get(frame.next).copied() else {
+                self.frames.pop();
+                continue;
+            };
+            frame.next += 1;
+            self.path.truncate(frame.above);
+            self.path.extend_from_slice(frame.names.of(name));
+            if self.path.len() > path::LONGEST {
+                return Err(Error::Path { path: self.full(), why: "is longer than a snapshot can hold" });
+            }
+            let what = match name.listed {
+                Listed::Hollow => Some(What::EmptyDirectory),
+                Listed::Folder => self.enter(name)?,
+                Listed::Other => Some(self.look(name)?),
+            };
+            if let Some(what) = what {
+                return Ok(Some(Found { path: self.path.clone(), what }));
+            }
+        }
+    }
+
+    /// Goes into the folder that the path is now.
+    fn enter(&mut self, name: Name) -> Result<Option<What>> {
+        self.reopen()?;
+        let Some(Frame { folder: Some(above), names, .. }) = self.frames.last() else { return Err(lost()) };
+        let opened = rustix::fs::openat(above, names.of(name), FOLDER, Mode::empty());
+        let folder = opened.map_err(|error| self.failed("read the directory", error))?;
+        let names = self.list(&folder)?;
+        if names.all.is_empty() {
+            return Ok(Some(What::EmptyDirectory));
+        }
+        self.path.push(b'/');
+        self.frames.push(Frame { folder: Some(folder), names, next: 0, above: self.path.len() });
+        if let Some(far) = self.frames.len().checked_sub(OPEN_FOLDERS).filter(|far| *far > 0) {
+            self.frames[far].folder = None;
+        }
+        Ok(None)
+    }
+
+    /// Opens the folder that is being walked again, if it was closed; step by step, so that no link is followed.
+    fn reopen(&mut self) -> Result<()> {
+        let Some(Frame { folder: None, above, .. }) = self.frames.last() else { return Ok(()) };
+        let Some(Frame { folder: Some(root), .. }) = self.frames.first() else { return Err(lost()) };
+        let parts = self.path[..above - 1].split(|byte| *byte == b'/');
+        let mut folder: Option<OwnedFd> = None;
+        for part in parts {
+            let from = folder.as_ref().map_or(root.as_fd(), |folder| folder.as_fd());
+            let opened = rustix::fs::openat(from, part, FOLDER, Mode::empty());
+            folder = Some(opened.map_err(|error| self.failed("read the directory", error))?);
+        }
+        if let Some(frame) = self.frames.last_mut() {
+            frame.folder = folder;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, name: Name) -> Result<What> {
+        self.reopen()?;
+        let Some(Frame { folder: Some(folder), names, .. }) = self.frames.last() else { return Err(lost()) };
+        let stat = rustix::fs::statat(folder, names.of(name), AtFlags::SYMLINK_NOFOLLOW);
+        let stat = stat.map_err(|error| self.failed("read", error))?;
+        if FileType::from_raw_mode(stat.st_mode).is_dir() {
+            // It was none when the folder was listed.
+            return Err(Error::Changing { path: self.full() });
+        }
+        classify(&self.full(), &stat)
+    }
+
+    fn failed(&self, action: &'static str, error: Errno) -> Error {
+        match error {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => Error::Changing { path: self.full() },
+            other => at(action, self.full())(other.into()),
+        }
+    }
+
+    /// The names in a folder, sorted.
+    fn list(&mut self, folder: &OwnedFd) -> Result<Names> {
+        let mut names = self.read(folder, false)?;
+        names.sort();
+        // The entry of an empty folder has no slash, which matters only to names that begin with its own.
+        let mut moved = false;
+        for place in 1..names.all.len() {
+            let (before, name) = (names.all[place - 1], names.all[place]);
+            if name.listed == Listed::Folder && names.of(before).starts_with(names.of(name)) {
+                let opened = rustix::fs::openat(folder, names.of(name), FOLDER, Mode::empty());
+                let inner = opened.map_err(|error| self.failed("read a directory in", error))?;
+                if self.read(&inner, true)?.all.is_empty() {
+                    names.all[place].listed = Listed::Hollow;
+                    moved = true;
+                }
+            }
+        }
+        if moved {
+            names.sort();
+        }
+        names.all.shrink_to_fit();
+        self.collide(&names);
+        Ok(names)
+    }
+
+    /// Takes note of names that differ only in case.
+    fn collide(&mut self, names: &Names) {
+        // What has no other case cannot collide with anything.
+        if names.all.iter().all(|name| cases::is_folded(names.of(*name))) {
+            return;
+        }
+        let mut seen = HashSet::with_capacity(names.all.len());
+        for name in &names.all {
+            let hash = cases::hash(names.of(*name));
+            if seen.insert(hash) {
+                continue;
+            }
+            self.colliding.count += 1;
+            if self.colliding.first.is_none()
+                && let Some(other) = names.all.iter().find(|other| cases::hash(names.of(**other)) == hash)
+            {
+                let slash: &[u8] = if self.path.is_empty() { b"" } else { b"/" };
+                let path = |name: &Name| [self.path.as_slice(), slash, names.of(*name)].concat();
+                self.colliding.first = Some((path(other), path(name)));
+            }
+        }
+    }
+
+    /// The names in a folder as they come; with `any`, at least one if there is one.
+    fn read(&mut self, folder: &OwnedFd, any: bool) -> Result<Names> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut names = Names::default();
+        let result = self.fill(folder, any, &mut names, &mut buffer);
+        self.buffer = buffer;
+        result.map(|()| names)
+    }
+
+    fn fill(&self, folder: &OwnedFd, any: bool, names: &mut Names, buffer: &mut Vec<u8>) -> Result<()> {
+        let mut entries = RawDir::new(folder, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(|error| self.failed("read the directory", error))?;
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") || (!any && self.frames.is_empty() && name == STAGING.as_bytes()) {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                FileType::Unknown => {
+                    let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+                    FileType::from_raw_mode(stat.map_err(|error| self.failed("read an entry of", error))?.st_mode)
+                }
+                kind => kind,
+            };
+            let listed = if kind.is_dir() { Listed::Folder } else { Listed::Other };
+            let (Ok(start), Ok(length)) = (u32::try_from(names.bytes.len()), u16::try_from(name.len())) else {
+                return Err(Error::Path { path: self.full(), why: "holds more names than can be sorted" });
+            };
+            names.bytes.extend_from_slice(name);
+            names.all.push(Name { start, length, listed });
+            if any {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lost() -> Error {
+    Error::Worker { what: "walk a data path" }
 }
 
 /// A file that is read once and must stay what it was: size, times and inode are compared before and after.
@@ -132,13 +481,7 @@ pub(crate) struct Steady {
 impl Steady {
     /// Opens it and checks that it is still what the scan saw.
     pub(crate) fn open(path: PathBuf, stat: Stat) -> Result<Self> {
-        // Not following links and not blocking: the path may have become a link or a fifo since the scan.
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
-        let file = match File::options().read(true).custom_flags(flags).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Error::Changing { path }),
-            Err(error) => return Err(at("read", path)(error)),
-        };
+        let file = open(&path)?;
         let now = Stat::of(&file.metadata().map_err(at("read", &path))?);
         if now != stat { Err(Error::Changing { path }) } else { Ok(Self { path, file, stat }) }
     }
@@ -168,89 +511,304 @@ impl Steady {
     }
 }
 
+fn open(path: &Path) -> Result<File> {
+    // Not following links and not blocking: the path may have become a link or a fifo since the scan.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    File::options().read(true).custom_flags(flags).open(path).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::NotFound || Errno::from_io_error(&error) == Some(Errno::LOOP) {
+            Error::Changing { path: path.to_owned() }
+        } else {
+            at("read", path)(error)
+        }
+    })
+}
+
+/// Reads a small file whole into `buffer`. Whatever happens to a file shows in the times of its inode, so one look after reading
+/// is enough: that it was what the scan saw, and that it still is.
+pub(crate) fn read_whole(path: PathBuf, stat: Stat, buffer: &mut Vec<u8>) -> Result<()> {
+    let mut file = open(&path)?;
+    let size = usize::try_from(stat.size).unwrap_or(usize::MAX - 1);
+    // One byte more than expected, so that a file that grew is noticed.
+    buffer.resize(size + 1, 0);
+    let mut done = 0;
+    while done < size {
+        match file.read(&mut buffer[done..]) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(at("read", path)(error)),
+        }
+    }
+    let after = Stat::of(&file.metadata().map_err(at("read", &path))?);
+    buffer.truncate(done);
+    if done != size || after != stat { Err(Error::Changing { path }) } else { Ok(()) }
+}
+
 /// SHA-256 of a file, in a stream.
-pub(crate) fn hash(path: PathBuf, stat: Stat, task: Option<&Task>) -> Result<Digest> {
+fn hash(path: PathBuf, stat: Stat, buffer: &mut Vec<u8>, task: Option<&Task>) -> Result<Digest> {
+    let advance = |count: u64| {
+        if let Some(task) = task {
+            task.advance(count);
+        }
+    };
+    if stat.size <= ONE_READ {
+        read_whole(path, stat, buffer)?;
+        advance(stat.size);
+        return Ok(Digest::of(&buffer));
+    }
     let mut file = Steady::open(path, stat)?;
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0; usize::try_from(stat.size.clamp(1, 1 << 20)).unwrap_or(1 << 20)];
+    buffer.resize(ONE_READ as usize, 0);
     let mut read = 0;
     loop {
-        let count = file.fill(&mut buffer)?;
+        let count = file.fill(buffer)?;
         if count == 0 {
             break;
         }
         hasher.update(&buffer[..count]);
         read += count as u64;
-        if let Some(task) = task {
-            task.advance(count as u64);
-        }
+        advance(count as u64);
     }
     file.close(read)?;
     Ok(Digest::from_bytes(hasher.finalize().into()))
 }
 
-/// What a data path holds now, with digests.
-pub(crate) struct Current {
+/// What a data path holds now, with digests: a stream in byte order of path.
+pub(crate) struct Current<'a> {
     pub(crate) shape: Shape,
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) index: StatIndex,
+    /// The snapshot that was last added or checked out here.
+    pub(crate) base: Option<Digest>,
+    /// Regular files and bytes that came so far.
+    files: u64,
+    bytes: u64,
+    data: &'a Path,
+    scan: Scan,
+    old: StatReader,
+    index: StatWriter,
+    trust: bool,
+    task: Option<&'a Task>,
+    stamp: i64,
+    hashed: usize,
+    ready: VecDeque<Entry>,
+}
+
+/// What a comparison learned.
+pub(crate) struct Learned {
+    /// A stat index of what is there.
+    pub(crate) index: NamedTempFile,
+    pub(crate) base: Option<Digest>,
     /// How many files had to be read.
     pub(crate) hashed: usize,
+    /// Regular files and bytes in them.
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Hashes what the index does not vouch for. `trust` false reads everything. `None` when nothing is there.
-pub(crate) fn current(
+pub(crate) fn current<'a>(
     cache: &Cache,
     name: &str,
-    data: &Path,
+    data: &'a Path,
     trust: bool,
-    task: Option<&Task>,
-) -> Result<Option<Current>> {
+    task: Option<&'a Task>,
+) -> Result<Option<Current<'a>>> {
     let stamp = cache.stamp()?;
     let Some(scan) = scan(data)? else { return Ok(None) };
-    let old = StatIndex::load(cache, name);
-    if let Some(task) = task {
-        task.grow(scan.bytes());
-    }
-    let shape = scan.shape;
-    let results: Vec<(Entry, Option<(Known, bool)>)> = scan
-        .found
-        .into_par_iter()
-        .map(|found| {
-            let kind = match found.what {
-                What::Symlink { target } => Kind::Symlink { target },
-                What::EmptyDirectory => Kind::EmptyDirectory,
-                What::File { executable, stat } => {
-                    let trusted = old.digest(&found.path, &stat).filter(|_| trust);
-                    let digest = match trusted {
-                        Some(digest) => {
-                            if let Some(task) = task {
-                                task.advance(stat.size);
-                            }
-                            digest
-                        }
-                        None => hash(place(data, shape, &found.path), stat, task)?,
-                    };
-                    let known = Known { path: found.path.clone(), stat, digest };
-                    let kind = Kind::File { executable, size: stat.size, digest };
-                    return Ok((Entry { path: found.path, kind }, Some((known, trusted.is_none()))));
-                }
-            };
-            Ok((Entry { path: found.path, kind }, None))
-        })
-        .collect::<Result<_>>()?;
-    let mut current = Current {
-        shape,
-        entries: Vec::with_capacity(results.len()),
-        index: StatIndex { stamp, base: old.base, known: Vec::new() },
+    let old = StatReader::open(cache, name);
+    Ok(Some(Current {
+        shape: scan.shape,
+        base: old.base,
+        files: 0,
+        bytes: 0,
+        data,
+        scan,
+        old,
+        index: StatWriter::new(cache)?,
+        trust,
+        task,
+        stamp,
         hashed: 0,
-    };
-    for (entry, known) in results {
-        current.entries.push(entry);
-        if let Some((known, hashed)) = known {
-            current.index.known.push(known);
-            current.hashed += usize::from(hashed);
+        ready: VecDeque::new(),
+    }))
+}
+
+impl Current<'_> {
+    /// The next entry.
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
+        if self.ready.is_empty() {
+            self.look()?;
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    /// Reads to the end; what was learned.
+    pub(crate) fn finish(mut self) -> Result<Learned> {
+        while self.next()?.is_some() {}
+        let index = self.index.finish(self.stamp, self.base)?;
+        Ok(Learned { index, base: self.base, hashed: self.hashed, files: self.files, bytes: self.bytes })
+    }
+
+    fn look(&mut self) -> Result<()> {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut unknown = 0;
+        while batch.len() < BATCH
+            && let Some(found) = self.scan.next(self.task)?
+        {
+            let mut trusted = None;
+            if let What::File { stat, .. } = &found.what {
+                trusted = self.old.digest(&found.path, stat).filter(|_| self.trust);
+                match (trusted, self.task) {
+                    (None, _) => unknown += 1,
+                    (Some(_), Some(task)) => task.advance(stat.size),
+                    (Some(_), None) => {}
+                }
+            }
+            batch.push((found, trusted));
+        }
+        self.hashed += unknown;
+        if unknown > 0 {
+            let (data, shape, task) = (self.data, self.shape, self.task);
+            batch.par_iter_mut().try_for_each_init(Vec::new, |buffer, (found, digest)| {
+                if let (What::File { stat, .. }, None) = (&found.what, &digest) {
+                    *digest = Some(hash(place(data, shape, &found.path), *stat, buffer, task)?);
+                }
+                Ok(())
+            })?;
+        }
+        for (Found { path, what }, digest) in batch {
+            let kind = match (what, digest) {
+                (What::File { executable, stat }, Some(digest)) => {
+                    self.index.push(&path, &stat, &digest)?;
+                    self.files += 1;
+                    self.bytes += stat.size;
+                    Kind::File { executable, size: stat.size, digest }
+                }
+                (What::File { .. }, None) => return Err(Error::Worker { what: "hash a file" }),
+                (What::Symlink { target }, _) => Kind::Symlink { target },
+                (What::EmptyDirectory, _) => Kind::EmptyDirectory,
+            };
+            self.ready.push_back(Entry { path, kind });
+        }
+        Ok(())
+    }
+}
+
+impl Learned {
+    /// Keeps it, unless another command is changing the data path or has done so meanwhile.
+    pub(crate) fn save_if_idle(self, cache: &Cache, data: &str) -> Result<()> {
+        cache.if_idle(data, || {
+            if self.hashed > 0 && StatReader::open(cache, data).base == self.base {
+                stat::commit(cache, data, self.index)
+            } else {
+                Ok(())
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn walked(data: &Path) -> Vec<(Vec<u8>, bool)> {
+        let mut scan = scan(data).unwrap().unwrap();
+        let mut all = Vec::new();
+        while let Some(found) = scan.next(None).unwrap() {
+            all.push((found.path, found.what == What::EmptyDirectory));
+        }
+        all
+    }
+
+    /// The same without any cleverness.
+    fn plain(data: &Path) -> Vec<(Vec<u8>, bool)> {
+        let mut all = Vec::new();
+        let mut folders = vec![data.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let inner: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap()).collect();
+            let relative = |path: &Path| path.strip_prefix(data).unwrap().as_os_str().as_bytes().to_vec();
+            if inner.is_empty() && folder != data {
+                all.push((relative(&folder), true));
+            }
+            for entry in inner {
+                if entry.file_type().unwrap().is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    all.push((relative(&entry.path()), false));
+                }
+            }
+        }
+        all.sort();
+        all
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn the_walk_is_in_byte_order_of_path(
+            paths in proptest::collection::vec(("[a!./-]{1,3}(/[a!-]{1,2}){0,3}", any::<bool>()), 0..30)
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            for (path, file) in paths {
+                let path = folder.path().join(path.trim_matches('/'));
+                if !path.starts_with(folder.path()) || path.components().any(|part| part.as_os_str() == "..") {
+                    continue;
+                }
+                // What is there already stays what it is.
+                if file {
+                    let _ = path.parent().map(std::fs::create_dir_all);
+                    let _ = File::options().create_new(true).write(true).open(&path);
+                } else {
+                    let _ = std::fs::create_dir_all(&path);
+                }
+            }
+            let found = walked(folder.path());
+            prop_assert_eq!(&found, &plain(folder.path()));
+            prop_assert!(found.is_sorted());
         }
     }
-    Ok(Some(current))
+
+    #[test]
+    fn a_tree_deeper_than_the_folders_that_may_be_open_is_walked() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut path = folder.path().to_owned();
+        for depth in 0..OPEN_FOLDERS * 3 {
+            path.push("d");
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join(["a", "z"][depth % 2]), "x").unwrap();
+            if depth % 7 == 0 {
+                std::fs::create_dir(path.join("y")).unwrap();
+            }
+        }
+        assert_eq!(walked(folder.path()), plain(folder.path()));
+    }
+
+    #[test]
+    fn the_staging_folder_is_left_out_at_the_top_only() {
+        let folder = tempfile::tempdir().unwrap();
+        for inner in [STAGING, "a/.sealift-tmp"] {
+            std::fs::create_dir_all(folder.path().join(inner).join("x")).unwrap();
+        }
+        assert_eq!(walked(folder.path()), [(b"a/.sealift-tmp/x".to_vec(), true)]);
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_by_a_link_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("a"), folder.path().join("b"));
+        for path in [&path, &other] {
+            std::fs::write(path, "same").unwrap();
+        }
+        let stat = Stat::of(&std::fs::symlink_metadata(&path).unwrap());
+        let mut buffer = Vec::new();
+        read_whole(path.clone(), stat, &mut buffer).unwrap();
+        assert_eq!(buffer, b"same");
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(read_whole(path.clone(), stat, &mut buffer), Err(Error::Changing { .. })));
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        assert!(matches!(read_whole(path.clone(), stat, &mut buffer), Err(Error::Changing { .. })));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert!(matches!(read_whole(path, stat, &mut buffer), Err(Error::Changing { .. })));
+    }
 }
