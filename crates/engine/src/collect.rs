@@ -138,7 +138,7 @@ pub async fn run(workspace: &Workspace, place: &Place, grace: Option<Duration>, 
         }
         Place::Store(remote) => {
             // Planning writes one small object too: the store's clock is read off it.
-            let store = data::place(workspace, remote.as_deref(), true).await?;
+            let store = data::place(workspace, remote.as_deref()).await?;
             let doing = format!("collect {}", store.describe());
             let plan = gc::plan(&store, &roots.digests, grace, &workspace.events).await.doing(doing.clone())?;
             let mut collected = None;

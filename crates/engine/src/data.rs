@@ -230,7 +230,7 @@ pub async fn add(workspace: &Workspace, wanted: &[String]) -> Result<Vec<Added>>
 
 /// How data sets stand: one `stat` a file, and a few questions to the store.
 pub async fn status(workspace: &Workspace, wanted: &[String], remote: Option<&str>) -> Result<Vec<DataStatus>> {
-    let store = place(workspace, remote, false).await;
+    let store = place(workspace, remote).await;
     if let (Err(error @ Error::Unknown(_)), Some(_)) = (&store, remote) {
         return Err(Error::Usage { message: error.to_string() });
     }
@@ -274,18 +274,17 @@ pub async fn status(workspace: &Workspace, wanted: &[String], remote: Option<&st
     Ok(all)
 }
 
-/// The store that data goes to or comes from. For writing, its conditional writes have been probed.
-pub(crate) async fn place(workspace: &Workspace, remote: Option<&str>, writing: bool) -> Result<Store> {
-    match (remote, writing) {
-        (None, true) => workspace.store_for_writing().await,
-        (None, false) => workspace.store().await,
-        (Some(name), _) => workspace.remote(name, writing).await,
+/// The store that data goes to or comes from.
+pub(crate) async fn place(workspace: &Workspace, remote: Option<&str>) -> Result<Store> {
+    match remote {
+        None => workspace.store().await,
+        Some(name) => workspace.remote(name).await,
     }
 }
 
 /// Sends snapshots to the store.
 pub async fn push(workspace: &Workspace, wanted: &[String], remote: Option<&str>) -> Result<Vec<PushedData>> {
-    let store = place(workspace, remote, true).await?;
+    let store = place(workspace, remote).await?;
     let mut all = Vec::new();
     for set in sets(workspace, wanted)? {
         let pointer = pointer(&workspace.root, &set.path)?;
@@ -317,7 +316,7 @@ pub async fn pull(
         let names: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
         return Err(Error::Usage { message: format!("--path is about one data set; say which: {}", names.join(", ")) });
     }
-    let store = place(workspace, remote, false).await?;
+    let store = place(workspace, remote).await?;
     let mut all = Vec::new();
     for set in sets {
         let pointer = pointer(&workspace.root, &set.path)?;
@@ -371,7 +370,7 @@ pub enum VerifyOf<'a> {
 /// Reads snapshots back, from the store or the cache, and checks every byte.
 pub async fn verify(workspace: &Workspace, wanted: &[String], of: &VerifyOf<'_>) -> Result<Vec<VerifiedData>> {
     let store = match of {
-        VerifyOf::Store(remote) => Some(place(workspace, *remote, false).await?),
+        VerifyOf::Store(remote) => Some(place(workspace, *remote).await?),
         VerifyOf::Cache => None,
     };
     let mut all = Vec::new();

@@ -88,28 +88,25 @@ impl Workspace {
         open_store(&self.config.store, &self.config.transfer, &self.root).await
     }
 
-    /// Opens the store for a first or later write: whether its conditional writes hold is found out once and remembered.
+    /// Opens the store for what is created once or replaced by comparison: whether its conditional writes hold is found out
+    /// once and remembered. Data needs none of that: it is kept under its digest, and a collection probes for itself.
     pub async fn store_for_writing(&self) -> Result<Store> {
-        self.probed(self.store().await?).await
-    }
-
-    /// Opens a remote of `[store.remote.NAME]`.
-    pub async fn remote(&self, name: &str, writing: bool) -> Result<Store> {
-        let known = || self.config.remotes.keys().map(ToString::to_string);
-        let Some(config) = self.config.remotes.get(name) else {
-            return Err(domain::names::Unknown::new("remote", name, known()).into());
-        };
-        let store = open_store(config, &self.config.transfer, &self.root).await?;
-        if writing { self.probed(store).await } else { Ok(store) }
-    }
-
-    async fn probed(&self, store: Store) -> Result<Store> {
+        let store = self.store().await?;
         let mark = self.state().join("probed").join(domain::Digest::of(store.describe()).hex());
         if !mark.is_file() {
             store.probe_conditional_writes().await.doing("write to the store")?;
             crate::journal::write_atomically(&mark, store.describe().as_bytes())?;
         }
         Ok(store)
+    }
+
+    /// Opens a remote of `[store.remote.NAME]`.
+    pub async fn remote(&self, name: &str) -> Result<Store> {
+        let known = || self.config.remotes.keys().map(ToString::to_string);
+        let Some(config) = self.config.remotes.get(name) else {
+            return Err(domain::names::Unknown::new("remote", name, known()).into());
+        };
+        open_store(config, &self.config.transfer, &self.root).await
     }
 
     /// The folder where the newest ledger entries seen in this store are remembered.
