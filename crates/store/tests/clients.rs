@@ -137,7 +137,6 @@ impl Judged {
     }
 }
 
-#[test]
 fn aws_cli() {
     let Some(judged) = Judged::by("SEALIFT_TEST_AWS") else { return };
     let files = judged.data();
@@ -165,7 +164,6 @@ fn aws_cli() {
     judged.stop();
 }
 
-#[test]
 fn s5cmd() {
     let Some(judged) = Judged::by("SEALIFT_TEST_S5CMD") else { return };
     let files = judged.data();
@@ -188,7 +186,6 @@ fn s5cmd() {
     judged.stop();
 }
 
-#[test]
 fn rclone() {
     let Some(judged) = Judged::by("SEALIFT_TEST_RCLONE") else { return };
     let files = judged.data();
@@ -221,7 +218,6 @@ fn rclone() {
     judged.stop();
 }
 
-#[test]
 fn restic() {
     let Some(judged) = Judged::by("SEALIFT_TEST_RESTIC") else { return };
     let files = judged.data();
@@ -241,7 +237,6 @@ fn restic() {
     judged.stop();
 }
 
-#[test]
 fn dvc() {
     let Some(judged) = Judged::by("SEALIFT_TEST_DVC") else { return };
     let files = judged.data();
@@ -272,11 +267,28 @@ fn dvc() {
     judged.stop();
 }
 
-#[test]
 fn boto3_finds_what_s3_promises() {
     let Some(judged) = Judged::by("SEALIFT_TEST_PYTHON") else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/s3.py");
     let said = judged.run(&[], &[script.to_str().unwrap(), &judged.endpoint.clone(), BUCKET]);
     println!("{said}");
     judged.stop();
+}
+
+/// All at once: they wait more for themselves than for a processor, whatever the number of threads that tests are run by.
+#[test]
+fn the_clients_that_people_have_are_served() {
+    let clients: [(&str, fn()); 6] = [
+        ("dvc", dvc),
+        ("aws", aws_cli),
+        ("restic", restic),
+        ("boto3", boto3_finds_what_s3_promises),
+        ("rclone", rclone),
+        ("s5cmd", s5cmd),
+    ];
+    let running =
+        clients.map(|(name, client)| (name, thread::Builder::new().name(name.to_owned()).spawn(client).unwrap()));
+    let failed: Vec<&str> =
+        running.into_iter().filter_map(|(name, client)| client.join().err().map(|_| name)).collect();
+    assert!(failed.is_empty(), "not served: {failed:?}; why is said above");
 }

@@ -423,7 +423,10 @@ async fn answering(answer: &'static [u8]) -> Store {
     });
     let credentials = Some(("key".to_owned(), Secret::new("secret")));
     let (bucket, prefix) = ("releases".to_owned(), String::new());
-    Store::open(&Location::S3 { bucket, prefix, endpoint, region: None, credentials }).await.unwrap()
+    // It answers no better the next time.
+    let settings = store::Settings { attempts: 2, pause: Duration::from_millis(1), ..Default::default() };
+    let location = Location::S3 { bucket, prefix, endpoint, region: None, credentials };
+    Store::open_with(&location, &settings).await.unwrap()
 }
 
 #[tokio::test]

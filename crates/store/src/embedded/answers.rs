@@ -1,7 +1,7 @@
 //! What the operations share: descriptions of objects from headers, conditions of reads, bodies, pages.
 
 use super::{
-    blocking, checksums, custom,
+    checksums, custom,
     directory::Preconditions,
     failed,
     listing::Item,
@@ -11,20 +11,28 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use rustix::fs::{Advice, fadvise};
+use rustix::{
+    fs::{Advice, fadvise},
+    io::ReadWriteFlags,
+};
 use s3s::{S3Error, S3Response, S3Result, dto::*, s3_error};
 use std::{
     collections::BTreeMap,
     fs::File,
+    io::IoSliceMut,
     num::NonZeroU64,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
-/// Bodies are read in pieces of this size.
-pub(super) const PIECE: u64 = 1024 * 1024;
+/// Bodies up to this size are read in one go, before the answer begins.
+const SMALL: u64 = 1024 * 1024;
+/// Larger ones are read in pieces of this size, which the caches of a processor hold between being read and being sent.
+const PIECE: u64 = 256 * 1024;
+/// So many buffers of that size are kept for later reads: fresh memory costs more than what is read into it.
+const SPARE: usize = 64;
 /// The largest page of a listing, as in S3.
 const PAGE: usize = 1000;
 
@@ -68,8 +76,10 @@ pub(super) fn signed(size: u64) -> Option<i64> {
 }
 
 /// Everything here belongs to the one who serves it.
+pub(super) const OWNER: &str = "sealift";
+
 pub(super) fn owner() -> Owner {
-    Owner { display_name: Some("sealift".to_owned()), id: Some("sealift".to_owned()) }
+    Owner { display_name: Some(OWNER.to_owned()), id: Some(OWNER.to_owned()) }
 }
 
 /// The description of a new object, from the headers of the request that makes it.
@@ -160,7 +170,8 @@ fn invalid_range(size: u64) -> S3Error {
     error
 }
 
-/// A body from a file that is already open. While a piece is sent the next one is read, and the kernel looks further ahead.
+/// A body from a file that is already open. What the page cache holds is taken from it here and now; what must come from the disk is
+/// waited for on a thread of its own, and the next piece is read while it is sent.
 pub(super) fn body(file: File, range: std::ops::Range<u64>, path: PathBuf) -> StreamingBlob {
     let read = move |file: &Arc<File>, path: &PathBuf, at: u64| {
         let (file, path) = (file.clone(), path.clone());
@@ -173,7 +184,12 @@ pub(super) fn body(file: File, range: std::ops::Range<u64>, path: PathBuf) -> St
     StreamingBlob::wrap(stream::try_unfold(start, move |(file, at, path, ahead)| {
         let read = read.clone();
         async move {
-            let Some(reading) = ahead.or_else(|| read(&file, &path, at)) else { return Ok::<_, S3Error>(None) };
+            let cached = if ahead.is_none() { cached(&file, at..range.end.min(at + PIECE)) } else { None };
+            if let Some(piece) = cached {
+                let next = at + piece.len() as u64;
+                return Ok::<_, S3Error>(Some((piece, (file, next, path, None))));
+            }
+            let Some(reading) = ahead.or_else(|| read(&file, &path, at)) else { return Ok(None) };
             let piece = reading.await.map_err(S3Error::internal_error)??;
             let next = at + piece.len() as u64;
             let ahead = read(&file, &path, next);
@@ -183,16 +199,70 @@ pub(super) fn body(file: File, range: std::ops::Range<u64>, path: PathBuf) -> St
 }
 
 /// How far the kernel is told to look ahead.
-const AHEAD: Option<NonZeroU64> = NonZeroU64::new(4 * PIECE);
+const AHEAD: Option<NonZeroU64> = NonZeroU64::new(16 * PIECE);
 
 fn read_piece(file: &File, range: std::ops::Range<u64>, path: &Path) -> S3Result<Bytes> {
-    let mut piece = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+    let mut piece = Lent::new(&range);
     if range.end - range.start == PIECE {
         // Advice that is not taken costs only time.
         let _ = fadvise(file, range.end, AHEAD, Advice::WillNeed);
     }
-    file.read_exact_at(&mut piece, range.start).map_err(failed("read", path))?;
-    Ok(Bytes::from(piece))
+    file.read_exact_at(piece.room(), range.start).map_err(failed("read", path))?;
+    Ok(Bytes::from_owner(piece))
+}
+
+/// A piece that the page cache holds all of; `None` when the disk must be waited for, or there is nothing to read.
+fn cached(file: &File, range: std::ops::Range<u64>) -> Option<Bytes> {
+    if range.is_empty() {
+        return None;
+    }
+    let mut piece = Lent::new(&range);
+    let mut room = [IoSliceMut::new(piece.room())];
+    // A file system that cannot tell says so, and is asked again in the way that waits.
+    let got = rustix::io::preadv2(file, &mut room, range.start, ReadWriteFlags::NOWAIT).ok()?;
+    (got as u64 == range.end - range.start).then(|| Bytes::from_owner(piece))
+}
+
+/// Memory for a piece, which goes back to where it came from when the piece was sent.
+struct Lent {
+    buffer: Vec<u8>,
+    length: usize,
+}
+
+static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+impl Lent {
+    fn new(range: &std::ops::Range<u64>) -> Self {
+        let length = usize::try_from(range.end - range.start).unwrap_or(0);
+        let mut buffer = Vec::new();
+        if length as u64 == PIECE {
+            buffer = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        }
+        // What an earlier reader left there is overwritten before it is a piece.
+        buffer.resize(length, 0);
+        Self { buffer, length }
+    }
+
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.buffer
+    }
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if self.length as u64 == PIECE {
+            let mut buffers = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner);
+            if buffers.len() < SPARE {
+                buffers.push(std::mem::take(&mut self.buffer));
+            }
+        }
+    }
 }
 
 /// What a reader may ask for beside the whole object.
@@ -232,7 +302,7 @@ impl Found {
         };
         let whole = range.clone().unwrap_or(0..size);
         // Small bodies are read here and now, on the thread that opened the file.
-        let small = with_body && whole.end - whole.start <= PIECE;
+        let small = with_body && whole.end - whole.start <= SMALL;
         let first = small.then(|| read_piece(&opened.file, whole, Path::new("an object"))).transpose()?;
         Ok(Self { opened, range, sums: if wanted.sums { sums } else { BTreeMap::new() }, first })
     }
@@ -299,7 +369,7 @@ fn part_of(opened: &Opened, number: i32) -> S3Result<PartRange> {
         begin += part.size;
     }
     let status = StatusCode::RANGE_NOT_SATISFIABLE;
-    Err(custom("InvalidPartNumber", status, "The requested partnumber is not satisfiable"))
+    Err(custom("InvalidPartNumber", status, "The requested partnumber is not satisfiable."))
 }
 
 /// Key names in listings, encoded when the client asked for it.
@@ -376,17 +446,35 @@ pub(super) fn is_url(encoding: Option<&EncodingType>) -> S3Result<bool> {
 ///
 /// S3 takes a `+` in that header for a space, as some clients write one; `s3s` does not.
 pub(super) fn source_of(source: &CopySource, headers: &HeaderMap) -> S3Result<(String, String)> {
-    let written = headers.get("x-amz-copy-source").and_then(|value| value.to_str().ok()).filter(|it| it.contains('+'));
-    let spaced = written.map(|text| CopySource::parse(&text.replace('+', "%20"))).transpose();
+    let written = headers.get("x-amz-copy-source").and_then(|value| value.to_str().ok());
+    if !written.is_none_or(is_escaped) {
+        return Err(s3_error!(InvalidArgument, "The x-amz-copy-source value must be valid URL encoding"));
+    }
+    let spaced =
+        written.filter(|it| it.contains('+')).map(|text| CopySource::parse(&text.replace('+', "%20"))).transpose();
     let spaced =
         spaced.map_err(|_| s3_error!(InvalidArgument, "Copy Source must mention the source bucket and key"))?;
     match spaced.as_ref().unwrap_or(source) {
+        CopySource::Bucket { bucket, .. } if !s3s::path::check_bucket_name(bucket) => {
+            Err(s3_error!(InvalidArgument, "Invalid copy source bucket name"))
+        }
+        CopySource::Bucket { key, .. } if key.is_empty() => {
+            Err(s3_error!(InvalidArgument, "Copy Source must mention the source bucket and key"))
+        }
         CopySource::Bucket { bucket, key, version_id } if version_id.as_deref().is_none_or(|it| it == "null") => {
             Ok((bucket.to_string(), key.to_string()))
         }
         CopySource::Bucket { .. } => Err(s3_error!(InvalidArgument, "Invalid version id specified")),
         _ => Err(s3_error!(NotImplemented, "only objects of this server can be copied")),
     }
+}
+
+/// Whether every `%` is followed by two hexadecimal digits.
+fn is_escaped(text: &str) -> bool {
+    text.split('%').skip(1).all(|rest| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
 }
 
 /// The range of a copied part: `bytes=first-last`, and nothing else.
@@ -409,5 +497,5 @@ pub(super) fn part_number(number: i32) -> S3Result<i32> {
     if (1..=10_000).contains(&number) {
         return Ok(number);
     }
-    Err(s3_error!(InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive"))
+    Err(s3_error!(InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive."))
 }

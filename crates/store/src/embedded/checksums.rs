@@ -35,9 +35,13 @@ impl Kind {
     }
 }
 
-pub(super) fn bad_digest(name: &str) -> S3Error {
-    let what = format!("The {name} you specified did not match what we received.");
+pub(super) fn bad_digest(algorithm: &str) -> S3Error {
+    let what = format!("The {} you specified did not match the calculated checksum.", algorithm.to_uppercase());
     S3Error::with_message(S3ErrorCode::BadDigest, what)
+}
+
+pub(super) fn bad_md5() -> S3Error {
+    s3_error!(BadDigest, "The Content-MD5 you specified did not match what we received.")
 }
 
 /// The body is not the one whose SHA-256 was signed.
@@ -117,11 +121,31 @@ pub(super) fn make_sense(headers: &HeaderMap) -> S3Result<()> {
     }
 }
 
+/// Whether a text has the form of a checksum.
+pub(super) fn has_form(algorithm: &str, value: &str) -> bool {
+    STANDARD.decode(value).is_ok_and(|raw| raw.len() == bytes_of(algorithm))
+}
+
 fn is_sum(algorithm: &str, value: &str) -> S3Result<()> {
-    if STANDARD.decode(value).is_ok_and(|raw| raw.len() == bytes_of(algorithm)) {
+    if has_form(algorithm, value) {
         return Ok(());
     }
     Err(s3_error!(InvalidRequest, "Value for x-amz-checksum-{algorithm} header is invalid."))
+}
+
+/// Whether the checksums that come with a list of parts make sense; a composite one may tell the number of parts.
+pub(super) fn make_sense_of_whole(claimed: &BTreeMap<String, String>) -> S3Result<()> {
+    if claimed.len() > 1 {
+        let what = "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.";
+        return Err(s3_error!(InvalidRequest, "{what}"));
+    }
+    claimed.iter().try_for_each(|(algorithm, value)| {
+        let (sum, parts) = value.split_once('-').unwrap_or((value, "1"));
+        if parts.parse::<u32>().is_err() {
+            return Err(s3_error!(InvalidRequest, "Value for x-amz-checksum-{algorithm} header is invalid."));
+        }
+        is_sum(algorithm, sum)
+    })
 }
 
 /// The algorithm that a part or its trailer comes with.
@@ -208,7 +232,11 @@ pub(super) fn broken(what: &str) -> Option<S3Error> {
             "The request signature we calculated does not match the signature you provided in a chunk or trailer.";
         return Some(s3_error!(SignatureDoesNotMatch, "{what}"));
     }
-    if what.contains("FormatError") || what.contains("TooLarge") || what.contains("TooManyTrailerHeaders") {
+    if what.contains("FormatError") {
+        // As S3 says of a chunk that has another length than its head tells, too.
+        return Some(s3_error!(IncompleteBody, "The request body terminated unexpectedly"));
+    }
+    if what.contains("TooLarge") || what.contains("TooManyTrailerHeaders") {
         return Some(s3_error!(InvalidRequest, "the aws-chunked framing of the body is wrong"));
     }
     None

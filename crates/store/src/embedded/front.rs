@@ -8,9 +8,10 @@
 //! - A server without credentials can check no signature, and says so instead of `501`.
 //! - No chunk of `aws-chunked` is larger than [`CHUNK`]: `s3s` holds each one in memory until its signature is checked.
 //!
-//! Answers get `x-amz-request-id`; a HEAD of a range is `206`.
+//! Answers get `x-amz-request-id`; errors say what S3 says where `s3s` has no words; a HEAD of a range is `206`.
+//! What S3 overlooks once the signature is checked is in `mend`.
 
-use super::{checksums, custom, receive::hasher};
+use super::{answers::OWNER, checksums, custom, receive::hasher};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures::{StreamExt as _, future::BoxFuture, stream};
@@ -69,10 +70,16 @@ impl Front {
         let head = request.method() == Method::HEAD;
         let uninvited = expects_nothing(request.headers());
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let attributes = *request.method() == Method::GET && query(&request, "attributes").is_some();
         let mut answer = match admit(&request, self.open) {
             Ok(()) => self.pass(request).await?,
             Err(error) => refusal(error)?,
         };
+        if attributes && answer.status() == StatusCode::OK {
+            answer = answer.map(without_quotes);
+        } else if !head && answer.status().as_u16() >= 400 {
+            answer = answer.map(|body| in_words(body, number));
+        }
         if head && answer.status() == StatusCode::OK && answer.headers().contains_key(header::CONTENT_RANGE) {
             *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
         }
@@ -87,6 +94,17 @@ impl Front {
 
     async fn pass(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let document = is_document(&request);
+        // `s3s` looks at no body of a read, so it is looked at here.
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::DELETE);
+        if reads && !http_body::Body::is_end_stream(request.body()) {
+            let (parts, mut body) = request.into_parts();
+            let whole = body.store_all_limited(ERROR).await;
+            let Ok(bytes) = whole else { return refusal(s3_error!(MaxMessageLengthExceeded)) };
+            if let Err(error) = Expected::of(&parts.headers).check(&bytes) {
+                return refusal(error);
+            }
+            return self.service.call(HttpRequest::from_parts(parts, Body::from(bytes))).await;
+        }
         // Without a body there is nothing to look at; as a stream, `s3s` would miss its length.
         let empty = http_body::Body::is_end_stream(request.body());
         if empty || !document && !is_chunked(request.headers()) {
@@ -123,6 +141,66 @@ impl hyper::service::Service<http::Request<hyper::body::Incoming>> for Front {
     }
 }
 
+/// The longest error document that is looked at, and the longest body of a request that should have none.
+const ERROR: usize = 64 * 1024;
+
+/// An error with the words that S3 has for its code, when it came without, and with the number of the request.
+fn in_words(body: Body, number: u64) -> Body {
+    let Some(document) = body.bytes().filter(|bytes| bytes.len() <= ERROR) else { return body };
+    let Some(text) = std::str::from_utf8(&document).ok().and_then(|text| text.strip_suffix("</Error>")) else {
+        return body;
+    };
+    let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map_or("", |(code, _)| code);
+    let message = match words_of(code) {
+        Some(words) if !text.contains("<Message>") => format!("<Message>{words}</Message>"),
+        _ => String::new(),
+    };
+    Body::from(Bytes::from(format!("{text}{message}<RequestId>{number:016X}</RequestId></Error>")))
+}
+
+fn words_of(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "BucketNotEmpty" => "The bucket you tried to delete is not empty.",
+        "EntityTooSmall" => "Your proposed upload is smaller than the minimum allowed size",
+        "IncompleteBody" => "You did not provide the number of bytes specified by the Content-Length HTTP header",
+        "InvalidBucketName" => "The specified bucket is not valid.",
+        "InvalidDigest" => "The Content-MD5 you specified was invalid.",
+        "InvalidPartOrder" => {
+            "The list of parts was not in ascending order. Parts list must be specified in order by part number."
+        }
+        "InvalidURI" => "Couldn't parse the specified URI.",
+        "KeyTooLongError" => "Your key is too long.",
+        "MalformedXML" => "The XML you provided was not well-formed or did not validate against our published schema.",
+        "MaxMessageLengthExceeded" => "Your request was too big.",
+        "MethodNotAllowed" => "The specified method is not allowed against this resource.",
+        "MissingContentLength" => "You must provide the Content-Length HTTP header.",
+        "NoSuchBucket" => "The specified bucket does not exist.",
+        "NoSuchKey" => "The specified key does not exist.",
+        "NoSuchUpload" => {
+            "The specified multipart upload does not exist. The upload ID may be invalid, or the upload may have been aborted or completed."
+        }
+        "NotImplemented" => "A header or a query you provided implies functionality that is not implemented.",
+        "OperationAborted" => {
+            "A conflicting conditional operation is currently in progress against this resource. Please try again."
+        }
+        "PreconditionFailed" => "At least one of the pre-conditions you specified did not hold",
+        "SignatureDoesNotMatch" => {
+            "The request signature we calculated does not match the signature you provided. Check your key and signing method."
+        }
+        _ => return None,
+    })
+}
+
+/// `GetObjectAttributes` is the only answer of S3 whose entity tag has no quotes.
+fn without_quotes(body: Body) -> Body {
+    let Some(document) = body.bytes() else { return body };
+    let text = String::from_utf8_lossy(&document);
+    let Some((before, rest)) = text.split_once("<ETag>") else { return body };
+    let Some((tag, behind)) = rest.split_once("</ETag>") else { return body };
+    let tag = tag.replace("&quot;", "").replace('"', "");
+    Body::from(Bytes::from(format!("{before}<ETag>{tag}</ETag>{behind}")))
+}
+
 fn refusal(error: S3Error) -> Result<HttpResponse, HttpError> {
     error.to_http_response().map_err(|error| HttpError::new(Box::new(error)))
 }
@@ -149,8 +227,8 @@ fn expects_nothing(headers: &HeaderMap) -> bool {
 fn is_document(request: &HttpRequest) -> bool {
     let has_key = request.uri().path().trim_start_matches('/').split_once('/').is_some_and(|(_, key)| !key.is_empty());
     match *request.method() {
-        Method::POST => true,
         Method::PUT => !has_key,
+        Method::POST => true,
         _ => false,
     }
 }
@@ -163,6 +241,11 @@ fn is_chunked(headers: &HeaderMap) -> bool {
 fn admit(request: &HttpRequest, open: bool) -> S3Result<()> {
     let headers = request.headers();
     signature(request, open)?;
+    for name in ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"] {
+        if headers.get(name).is_some_and(|owner| owner != OWNER) {
+            return Err(s3_error!(AccessDenied, "Access Denied: the bucket has another owner than {name} says"));
+        }
+    }
     let form = text(headers, "content-type").is_some_and(|value| value.starts_with("multipart/form-data"));
     if request.method() == Method::POST && form {
         return Err(s3_error!(NotImplemented, "browser forms are not taken; use PUT"));
@@ -208,6 +291,10 @@ fn signature(request: &HttpRequest, open: bool) -> S3Result<()> {
         }
         return Ok(());
     }
+    let token = headers.contains_key("x-amz-security-token") || query(request, "X-Amz-Security-Token").is_some();
+    if token && (authorization.is_some() || presigned) {
+        return Err(s3_error!(InvalidToken, "The provided token is malformed or otherwise invalid."));
+    }
     match authorization {
         Some(_) if presigned => Err(s3_error!(
             InvalidArgument,
@@ -220,7 +307,36 @@ fn signature(request: &HttpRequest, open: bool) -> S3Result<()> {
     }
 }
 
-fn malformed(what: &'static str) -> S3Error {
+/// What `x-amz-content-sha256` may say besides a SHA-256.
+const PAYLOADS: [&str; 6] = [
+    "UNSIGNED-PAYLOAD",
+    "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+    "STREAMING-AWS4-HMAC-SHA256-PAYLOAD",
+    "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER",
+    "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD",
+    "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD-TRAILER",
+];
+
+fn is_digest(value: &str) -> bool {
+    value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn payload(headers: &HeaderMap) -> S3Result<()> {
+    let Some(value) = headers.get("x-amz-content-sha256") else { return Ok(()) };
+    let value = value.to_str().unwrap_or_default();
+    if !is_digest(value) && !PAYLOADS.contains(&value) {
+        return Err(s3_error!(
+            InvalidArgument,
+            "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, STREAMING-AWS4-HMAC-SHA256-PAYLOAD, STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER, STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD, STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD-TRAILER or a valid sha256 value."
+        ));
+    }
+    if value == "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER" && !headers.contains_key("x-amz-trailer") {
+        return Err(checksums::no_trailer());
+    }
+    Ok(())
+}
+
+fn malformed(what: &str) -> S3Error {
     s3_error!(AuthorizationHeaderMalformed, "The authorization header is malformed; {what}")
 }
 
@@ -234,13 +350,15 @@ fn signed_header(headers: &HeaderMap, authorization: &str) -> S3Result<()> {
             .find_map(|field| field.trim().strip_prefix(name)?.strip_prefix('='))
             .filter(|it| !it.is_empty())
     };
-    let credential = field("Credential").ok_or_else(|| malformed("it has no Credential"))?;
-    let signed = field("SignedHeaders").ok_or_else(|| malformed("it has no SignedHeaders"))?;
-    field("Signature").ok_or_else(|| malformed("it has no Signature"))?;
-    scope(credential).map_err(malformed)?;
-    if !text(headers, "x-amz-date").is_some_and(is_date) {
-        return Err(s3_error!(AccessDenied, "AWS authentication requires a valid Date or x-amz-date header"));
-    }
+    let credential = field("Credential").ok_or_else(|| malformed("missing Credential."))?;
+    let signed = field("SignedHeaders").ok_or_else(|| malformed("missing SignedHeaders."))?;
+    field("Signature").ok_or_else(|| malformed("missing Signature."))?;
+    let date = scope(credential).map_err(|what| malformed(&what))?;
+    let Some(time) = text(headers, "x-amz-date").filter(|time| is_date(time)) else {
+        return Err(s3_error!(AccessDenied, "AWS authentication requires a valid Date or x-amz-date header."));
+    };
+    same_day(date, time).map_err(|what| malformed(&what))?;
+    payload(headers)?;
     covered(headers, signed, &[])
 }
 
@@ -259,15 +377,26 @@ fn signed_query(request: &HttpRequest) -> S3Result<()> {
     if field("X-Amz-Algorithm") != Some("AWS4-HMAC-SHA256") {
         return Err(wrong("X-Amz-Algorithm only supports \"AWS4-HMAC-SHA256\""));
     }
-    scope(&unescaped(field("X-Amz-Credential").unwrap_or_default())).map_err(wrong)?;
-    if !field("X-Amz-Date").is_some_and(is_date) {
+    let credential = unescaped(field("X-Amz-Credential").unwrap_or_default());
+    let parsed = scope(&credential).map_err(|what| format!("Error parsing the X-Amz-Credential parameter; {what}"));
+    let date = parsed.map_err(|what| wrong(&what))?;
+    let Some(time) = field("X-Amz-Date").filter(|time| is_date(time)) else {
         return Err(wrong("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\""));
-    }
+    };
+    same_day(date, time).map_err(|what| wrong(&what))?;
+    payload(request.headers())?;
     match field("X-Amz-Expires").unwrap_or_default().parse::<i64>().map(u64::try_from) {
         Ok(Ok(seconds)) if seconds <= LONGEST => {}
-        Ok(Ok(_)) => return Err(wrong("X-Amz-Expires must be less than a week (in seconds) that is 604800")),
+        Ok(Ok(_)) => {
+            return Err(wrong(
+                "X-Amz-Expires must be less than a week (in seconds); that is, the given X-Amz-Expires must be less than 604800 seconds",
+            ));
+        }
         Ok(Err(_)) => return Err(wrong("X-Amz-Expires must be non-negative")),
         Err(_) => return Err(wrong("X-Amz-Expires should be a number")),
+    }
+    if !field("X-Amz-Signature").is_some_and(is_digest) {
+        return Err(s3_error!(SignatureDoesNotMatch));
     }
     let signed = unescaped(field("X-Amz-SignedHeaders").unwrap_or_default());
     // The hash of the body is not known when a URL is made.
@@ -283,23 +412,40 @@ fn unescaped(value: &str) -> String {
         .replace("%3b", ";")
 }
 
-/// `KEY/date/region/s3/aws4_request`; a key may have slashes.
-fn scope(credential: &str) -> Result<(), &'static str> {
-    let mut parts = credential.rsplitn(5, '/');
-    let (end, service, _region, date) = (parts.next(), parts.next(), parts.next(), parts.next());
-    if parts.next().is_none_or(str::is_empty) {
-        return Err("the Credential is not KEY/DATE/REGION/SERVICE/aws4_request");
+/// The date of `KEY/date/region/s3/aws4_request`; a key may have slashes.
+fn scope(credential: &str) -> Result<&str, String> {
+    let parts: Vec<&str> = credential.rsplitn(5, '/').collect();
+    let [end, service, _region, date, key] = parts[..] else {
+        return Err(MALFORMED.to_owned());
+    };
+    if key.is_empty() {
+        return Err(MALFORMED.to_owned());
     }
-    if end != Some("aws4_request") {
-        return Err("the Credential does not end in aws4_request");
+    if end != "aws4_request" {
+        return Err(format!("incorrect terminal \"{end}\". This endpoint uses \"aws4_request\"."));
     }
-    if service != Some("s3") {
-        return Err("the Credential is not one for the service s3");
+    if service != "s3" {
+        return Err(format!("incorrect service \"{service}\". This endpoint belongs to \"s3\"."));
     }
-    if !date.is_some_and(|date| date.len() == 8 && date.bytes().all(|byte| byte.is_ascii_digit())) {
-        return Err("the Credential has no date of the form yyyyMMdd");
+    if date.len() != 8 || !date.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!(
+            "incorrect date format \"{date}\". This date in the credential must be in the format \"yyyyMMdd\"."
+        ));
     }
-    Ok(())
+    Ok(date)
+}
+
+const MALFORMED: &str = "the Credential is mal-formed; expecting \"<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request\".";
+
+/// A credential is for one day, which must be that of the request.
+fn same_day(date: &str, time: &str) -> Result<(), String> {
+    match time.get(..8) {
+        Some(day) if day == date => Ok(()),
+        day => Err(format!(
+            "Invalid credential date \"{date}\". This date is not the same as X-Amz-Date: \"{}\".",
+            day.unwrap_or_default()
+        )),
+    }
 }
 
 fn is_date(value: &str) -> bool {
@@ -336,7 +482,6 @@ struct Expected {
 
 impl Expected {
     fn of(headers: &HeaderMap) -> Self {
-        let is_digest = |value: &str| value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
         Self {
             length: text(headers, "content-length").and_then(|value| value.parse().ok()),
             md5: text(headers, "content-md5").map(str::to_owned),
@@ -360,7 +505,7 @@ impl Expected {
             match STANDARD.decode(claimed) {
                 Ok(claimed) if claimed.len() == 16 => {
                     if claimed[..] != Md5::digest(body)[..] {
-                        return Err(checksums::bad_digest("Content-MD5"));
+                        return Err(checksums::bad_md5());
                     }
                 }
                 _ => return Err(s3_error!(InvalidDigest, "The Content-MD5 you specified was invalid.")),
@@ -370,7 +515,7 @@ impl Expected {
         sums.update(body);
         let found = super::receive::by_name(sums.finalize());
         match self.sums.iter().find(|(name, claimed)| found.get(*name) != Some(claimed)) {
-            Some((name, _)) => Err(checksums::bad_digest(&name.to_uppercase())),
+            Some((name, _)) => Err(checksums::bad_digest(name)),
             None => Ok(()),
         }
     }
@@ -454,16 +599,19 @@ impl Frame {
     }
 }
 
-/// Stops an `aws-chunked` body at a chunk that is too large to be held.
+/// Stops an `aws-chunked` body at a chunk that is too large to be held, and at an end that comes before the last chunk.
 fn bounded(body: Body, failure: Failure) -> Body {
-    let mut frame = Frame::Line(0, false);
-    let stream = StreamingBlob::from(body).map(move |bytes| {
-        let bytes = bytes.map_err(std::io::Error::other)?;
-        if frame.follow(&bytes) {
-            return Ok(bytes);
+    let start = (StreamingBlob::from(body), Frame::Line(0, false), failure);
+    let stream = stream::try_unfold(start, |(mut body, mut frame, failure)| async move {
+        match body.next().await.transpose().map_err(std::io::Error::other)? {
+            Some(bytes) if frame.follow(&bytes) => Ok(Some((bytes, (body, frame, failure)))),
+            Some(_) => {
+                let what = "a chunk is larger than 16 MiB";
+                Err(fail(&failure, custom("InvalidChunkSizeError", StatusCode::BAD_REQUEST, what)))
+            }
+            None if matches!(frame, Frame::Trailers) => Ok(None),
+            None => Err(fail(&failure, s3_error!(IncompleteBody, "The request body terminated unexpectedly"))),
         }
-        let error = custom("InvalidChunkSizeError", StatusCode::BAD_REQUEST, "a chunk is larger than 16 MiB");
-        Err(fail(&failure, error))
     });
     Body::from(StreamingBlob::wrap(stream))
 }

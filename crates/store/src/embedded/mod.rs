@@ -42,6 +42,7 @@ mod directory;
 mod front;
 mod limits;
 mod listing;
+mod mend;
 mod names;
 mod protocol;
 mod receive;

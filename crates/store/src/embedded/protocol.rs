@@ -14,13 +14,14 @@ use super::{
     directory::{Directory, Preconditions},
     front::{DOCUMENT, Front},
     listing::{self, Item, Query},
+    mend::Mender,
     receive::{Claims, Received, receive},
     record::Record,
     uploads::{self, Upload, UploadQuery},
 };
 use domain::secret::Secret;
 use s3s::{
-    S3, S3Request, S3Response, S3Result,
+    S3, S3ErrorCode, S3Request, S3Response, S3Result, TrailingHeaders,
     auth::{S3Auth, SecretKey},
     config::{S3Config, StaticConfigProvider},
     dto::*,
@@ -35,10 +36,16 @@ const MOST_DELETED: usize = 1000;
 
 /// The service over a directory. Without credentials only unsigned requests are accepted.
 pub(crate) fn service(directory: Arc<Directory>, credentials: Option<&(String, Secret)>) -> Front {
-    let mut builder = S3ServiceBuilder::new(Server { directory });
+    let server = Server { directory };
     let mut config = S3Config::default();
     config.xml_max_body_size = DOCUMENT;
-    builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+    let config = Arc::new(StaticConfigProvider::new(Arc::new(config)));
+    // Behind the signature: this one checks none.
+    let mut behind = S3ServiceBuilder::new(server.clone());
+    behind.set_config(config.clone());
+    let mut builder = S3ServiceBuilder::new(server);
+    builder.set_config(config);
+    builder.set_route(Mender::new(behind.build(), credentials.is_none()));
     if let Some((key, secret)) = credentials {
         builder.set_auth(Keys { key: key.clone(), secret: SecretKey::from(secret.reveal()) });
     }
@@ -116,6 +123,11 @@ fn marked(
         delimiter,
         limit,
     }
+}
+
+/// What came behind the body, also of a request that was mended on its way.
+fn trailers(trailers: Option<TrailingHeaders>, extensions: &http::Extensions) -> Option<TrailingHeaders> {
+    trailers.or_else(|| extensions.get().cloned())
 }
 
 /// Removes one of many keys.
@@ -202,7 +214,8 @@ impl S3 for Server {
     async fn put_object(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let input = req.input;
         checksums::make_sense(&req.headers)?;
-        let claims = Claims::of(&req.headers, req.trailing_headers, input.content_length);
+        let trailers = trailers(req.trailing_headers, &req.extensions);
+        let claims = Claims::of(&req.headers, trailers, input.content_length);
         let record = describe(&req.headers, input.metadata);
         let (bucket, key) = (input.bucket, input.key);
         let conditions = Preconditions { if_match: input.if_match, if_none_match: input.if_none_match };
@@ -228,7 +241,8 @@ impl S3 for Server {
             if_unmodified_since: input.if_unmodified_since,
         };
         let sums = input.checksum_mode.is_some();
-        let wanted = Wanted { range: input.range, part: input.part_number, sums };
+        let part = input.part_number.map(part_number).transpose()?;
+        let wanted = Wanted { range: input.range, part, sums };
         let found = self.find(input.bucket, input.key, conditions, wanted, true).await?;
         let range = found.wanted();
         let mut output = summed!(found.sums() => GetObjectOutput {
@@ -246,7 +260,7 @@ impl S3 for Server {
             checksum_type: found.kind(),
             parts_count: found.parts_count(input.part_number),
         });
-        let headers = if input.response_expires.is_none() { found.expires() } else { http::HeaderMap::new() };
+        let headers = expires(&found, input.response_expires.is_some(), &req.uri);
         output.body = Some(match found.first {
             Some(bytes) => StreamingBlob::from(s3s::Body::from(bytes)),
             None => body(found.opened.file, range, PathBuf::from("an object")),
@@ -263,7 +277,8 @@ impl S3 for Server {
             if_unmodified_since: input.if_unmodified_since,
         };
         let sums = input.checksum_mode.is_some();
-        let wanted = Wanted { range: input.range, part: input.part_number, sums };
+        let part = input.part_number.map(part_number).transpose()?;
+        let wanted = Wanted { range: input.range, part, sums };
         let found = self.find(input.bucket, input.key, conditions, wanted, false).await?;
         let range = found.wanted();
         let output = summed!(found.sums() => HeadObjectOutput {
@@ -281,7 +296,8 @@ impl S3 for Server {
             checksum_type: found.kind(),
             parts_count: found.parts_count(input.part_number),
         });
-        Ok(S3Response::with_headers(output, found.expires()))
+        let headers = expires(&found, input.response_expires.is_some(), &req.uri);
+        Ok(S3Response::with_headers(output, headers))
     }
 
     async fn get_object_attributes(
@@ -293,7 +309,13 @@ impl S3 for Server {
         // Some clients send a field for each, others one field with commas.
         let asked = input.object_attributes.iter().flat_map(|names| names.as_str().split(','));
         let asked: Vec<&str> = asked.map(str::trim).collect();
-        if asked.is_empty() || asked.iter().any(|name| !known.contains(name)) {
+        if asked.iter().all(|name| name.is_empty()) {
+            return Err(s3_error!(
+                InvalidRequest,
+                "The x-amz-object-attributes header specifying the attributes to be retrieved is either missing or empty"
+            ));
+        }
+        if asked.iter().any(|name| !known.contains(name)) {
             return Err(s3_error!(InvalidArgument, "Invalid attribute name specified."));
         }
         let has = |name: &str| asked.contains(&name);
@@ -381,6 +403,10 @@ impl S3 for Server {
             Some(MetadataDirective::REPLACE) => true,
             Some(_) => return Err(s3_error!(InvalidArgument, "Unknown metadata directive.")),
         };
+        match input.tagging_directive.as_ref().map(TaggingDirective::as_str) {
+            None | Some(TaggingDirective::COPY | TaggingDirective::REPLACE) => {}
+            Some(_) => return Err(s3_error!(InvalidArgument, "Unknown tagging directive.")),
+        }
         if source == (input.bucket.clone(), input.key.clone()) && !replace {
             let what = "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes.";
             return Err(s3_error!(InvalidRequest, "{what}"));
@@ -410,7 +436,7 @@ impl S3 for Server {
         let record = if replace {
             describe(&req.headers, input.metadata)
         } else {
-            Record { checksums: BTreeMap::new(), parts: Vec::new(), ..opened.record.clone() }
+            Record { checksums: BTreeMap::new(), parts: Vec::new(), upload: None, ..opened.record.clone() }
         };
         // Copied through the same path as an upload, so that the copy is hashed and compared like one.
         let known: Vec<String> = match asked {
@@ -466,7 +492,11 @@ impl S3 for Server {
         let input = req.input;
         let (after, after_prefix) = match &input.continuation_token {
             Some(token) => from_token(token)?,
-            None => (input.start_after.clone().unwrap_or_default(), false),
+            None => {
+                let after = input.start_after.clone().unwrap_or_default();
+                let within = input.delimiter.as_deref().is_some_and(|it| !it.is_empty() && after.ends_with(it));
+                (after, within)
+            }
         };
         let url = is_url(input.encoding_type.as_ref())?;
         let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
@@ -560,7 +590,7 @@ impl S3 for Server {
             bucket: Some(input.bucket),
             key: Some(input.key),
             upload_id: Some(id),
-            checksum_algorithm: input.checksum_algorithm,
+            checksum_algorithm: chosen.map(|(algorithm, _)| ChecksumAlgorithm::from(algorithm.to_uppercase())),
             checksum_type: chosen.map(|(_, kind)| kind.dto()),
             ..Default::default()
         })
@@ -578,8 +608,8 @@ impl S3 for Server {
                 upload.takes(came).map(|()| upload)
             })
             .await?;
-        let claims =
-            Claims::of(&req.headers, req.trailing_headers, input.content_length).want(upload.algorithm.as_deref());
+        let trailers = trailers(req.trailing_headers, &req.extensions);
+        let claims = Claims::of(&req.headers, trailers, input.content_length).want(upload.algorithm.as_deref());
         let id = input.upload_id;
         let commit = move |directory: &Directory, part: Received| uploads::keep(directory, &id, number, part);
         let record = receive(self.directory.clone(), input.body, claims, Record::default(), commit).await?;
@@ -677,6 +707,10 @@ impl S3 for Server {
         let limit = limit(input.max_uploads, "max-uploads")?;
         let url = is_url(input.encoding_type.as_ref())?;
         let (marker, id) = (input.key_marker.clone(), input.upload_id_marker.clone());
+        let named = id.as_deref().filter(|id| !id.is_empty() && marker.as_deref().is_some_and(|key| !key.is_empty()));
+        if named.is_some_and(|id| !uploads::is_id(id)) {
+            return Err(s3_error!(InvalidArgument, "Invalid uploadId marker"));
+        }
         let query = UploadQuery {
             prefix: input.prefix.clone().unwrap_or_default(),
             delimiter: input.delimiter.clone(),
@@ -720,13 +754,23 @@ impl S3 for Server {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = req.input;
         let claimed = checksums::claimed(&req.headers);
+        checksums::make_sense_of_whole(&claimed)?;
+        let host = req.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let location = format!("http://{host}/{}/{}", input.bucket, input.key);
         let asked = input.checksum_type.as_ref().map(|kind| kind.as_str().to_ascii_uppercase());
         let parts = input.multipart_upload.and_then(|listed| listed.parts).unwrap_or_default();
         let (bucket, key) = (input.bucket.clone(), input.key.clone());
         let conditions = Preconditions { if_match: input.if_match, if_none_match: input.if_none_match };
         let record = self
             .run(move |directory| {
-                let upload = uploads::find(directory, &input.upload_id, &input.bucket, &input.key)?;
+                let upload = match uploads::find(directory, &input.upload_id, &input.bucket, &input.key) {
+                    Err(error) if *error.code() == S3ErrorCode::NoSuchUpload => {
+                        let (bucket, key) = (&input.bucket, &input.key);
+                        let done = uploads::completed(directory, &input.upload_id, bucket, key, &parts)?;
+                        return done.ok_or(error);
+                    }
+                    found => found?,
+                };
                 let kind = upload.kind().map(Kind::name);
                 if kind.is_some() && asked.is_some() && asked.as_deref() != kind {
                     return Err(s3_error!(
@@ -739,7 +783,7 @@ impl S3 for Server {
             })
             .await?;
         answer(summed!(&record.checksums => CompleteMultipartUploadOutput {
-            location: Some(format!("/{bucket}/{key}")),
+            location: Some(location),
             bucket: Some(bucket),
             key: Some(key),
             e_tag: etag(&record),
@@ -760,6 +804,29 @@ impl S3 for Server {
         .await?;
         answer(AbortMultipartUploadOutput::default())
     }
+}
+
+/// `Expires`, which is whatever somebody wrote: at the object, or in the request.
+fn expires(found: &Found, overridden: bool, uri: &http::Uri) -> http::HeaderMap {
+    if !overridden {
+        return found.expires();
+    }
+    let written = uri.query().into_iter().flat_map(|query| query.split('&'));
+    let written = written.filter_map(|pair| pair.strip_prefix("response-expires=")).next().unwrap_or_default();
+    let value =
+        percent_decoded(&written.replace('+', " ")).and_then(|value| http::HeaderValue::from_bytes(&value).ok());
+    value.into_iter().map(|value| (http::header::EXPIRES, value)).collect()
+}
+
+fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+    let mut pieces = text.split('%');
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        let (digits, rest) = piece.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    Some(bytes)
 }
 
 /// What `GetObjectAttributes` tells of the parts; their list only when they have checksums, as in S3.

@@ -216,14 +216,20 @@ impl Sink {
                 return Err(s3_error!(InvalidDigest));
             }
             if claimed != md5 {
-                return Err(s3_error!(BadDigest, "The Content-MD5 you specified did not match what we received."));
+                return Err(checksums::bad_md5());
             }
         }
         let sums = by_name(self.sums.finalize());
         for (algorithm, claimed) in &claims.checksums {
+            // Those of headers were looked at before; this is one that came behind the body.
+            if !checksums::has_form(algorithm, claimed) {
+                return Err(s3_error!(
+                    InvalidRequest,
+                    "Value for x-amz-checksum-{algorithm} trailing header is invalid."
+                ));
+            }
             if sums.get(algorithm) != Some(claimed) {
-                let what = format!("The {} you specified did not match what we received.", algorithm.to_uppercase());
-                return Err(S3Error::with_message(S3ErrorCode::BadDigest, what));
+                return Err(checksums::bad_digest(algorithm));
             }
         }
         (record.etag, record.checksums) = (hex::encode(md5), sums);

@@ -37,6 +37,9 @@ pub(super) struct Record {
     /// The parts that a multipart upload was made of, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) parts: Vec<Piece>,
+    /// The multipart upload that it came by, for clients that complete it again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) upload: Option<String>,
 }
 
 /// A part of an object that was uploaded in parts. The names are short because there may be ten thousand.

@@ -1,6 +1,7 @@
 //! Multipart uploads: a directory each, one record a part, assembled into one record when they are completed.
 
 use super::{
+    answers::part_number,
     checksums::{self, Kind},
     directory::{Directory, Preconditions, Temporary, sync_directory},
     failed,
@@ -16,6 +17,7 @@ use std::{
     io::{ErrorKind, Read as _, Write as _},
     os::unix::fs::FileExt as _,
     path::PathBuf,
+    time::SystemTime,
 };
 
 /// Every part but the last must have this size, as in S3.
@@ -46,11 +48,15 @@ impl Upload {
     /// Parts come with the checksum of the upload, or with none.
     pub(super) fn takes(&self, algorithm: Option<&str>) -> S3Result<()> {
         match (self.algorithm.as_deref(), algorithm) {
-            (Some(expected), Some(actual)) if expected != actual => Err(s3_error!(
+            (Some(expected), Some(actual)) if expected == actual => Ok(()),
+            // A whole object's checksum can be made of those that we compute.
+            (None, _) | (Some(_), None) if self.full || self.algorithm.is_none() => Ok(()),
+            (expected, actual) => Err(s3_error!(
                 InvalidRequest,
-                "Checksum Type mismatch occurred, expected checksum Type: {expected}, actual checksum Type: {actual}"
+                "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum Type: {}",
+                expected.map_or("null".to_owned(), str::to_uppercase),
+                actual.map_or("null".to_owned(), str::to_uppercase)
             )),
-            _ => Ok(()),
         }
     }
 }
@@ -81,7 +87,7 @@ pub(super) struct PartInfo {
     pub(super) record: Record,
 }
 
-fn is_id(id: &str) -> bool {
+pub(super) fn is_id(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
@@ -98,7 +104,10 @@ fn part_name(number: i32) -> String {
 pub(super) fn begin(directory: &Directory, mut upload: Upload) -> S3Result<String> {
     directory.bucket_exists(&upload.bucket)?;
     upload.record.touch();
-    let id = uuid::Uuid::new_v4().simple().to_string();
+    // Ids of one key are listed in the order in which their uploads began, as in S3.
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let id = format!("{:016x}{}", now.as_nanos() & u128::from(u64::MAX), &random[16..]);
     let mut new = directory.temporary()?;
     let json = serde_json::to_vec(&upload).map_err(S3Error::internal_error)?;
     new.file.write_all(&json).map_err(failed("write", &new.path))?;
@@ -112,9 +121,10 @@ pub(super) fn begin(directory: &Directory, mut upload: Upload) -> S3Result<Strin
 
 /// The upload of this id, when it is one of this key.
 pub(super) fn find(directory: &Directory, id: &str, bucket: &str, key: &str) -> S3Result<Upload> {
-    match read(directory, id)? {
+    let found = if is_id(id) { read(directory, id)? } else { None };
+    match found {
         Some(upload) if upload.bucket == bucket && upload.key == key => Ok(upload),
-        _ => Err(s3_error!(NoSuchUpload)),
+        _ => directory.bucket_exists(bucket).and(Err(s3_error!(NoSuchUpload))),
     }
 }
 
@@ -166,6 +176,7 @@ pub(super) fn list(directory: &Directory, bucket: &str, query: &UploadQuery) -> 
         let common = delimiter.and_then(|delimiter| Some(rest.find(delimiter)? + delimiter.len() + query.prefix.len()));
         let common = common.map(|end| upload.key[..end].to_owned());
         if common.is_some() && page.prefixes.last() == common.as_ref() {
+            last.1 = upload.id;
             continue;
         }
         if page.uploads.len() + page.prefixes.len() == query.limit {
@@ -174,7 +185,7 @@ pub(super) fn list(directory: &Directory, bucket: &str, query: &UploadQuery) -> 
         }
         match common {
             Some(prefix) => {
-                last = (prefix.clone(), String::new());
+                last = (prefix.clone(), upload.id);
                 page.prefixes.push(prefix);
             }
             None => {
@@ -260,11 +271,12 @@ pub(super) fn complete(
     }
     let kind = upload.kind();
     let mut record = upload.record;
-    record.etag = composite_etag(&parts)?;
+    record.etag = composite_etag(parts.iter().map(|part| part.record.etag.as_str()))?;
     if let Some((algorithm, kind)) = upload.algorithm.as_deref().zip(kind) {
         let sum = checksums::of_parts(algorithm, kind, &parts);
         record.checksums = sum.into_iter().map(|sum| (algorithm.to_owned(), sum)).collect();
     }
+    record.upload = Some(upload.id.clone());
     let claims = still_claimed(&record, claimed)?;
     record.parts = pieces(&parts, listed, upload.algorithm.as_deref());
     record.touch();
@@ -292,7 +304,7 @@ fn chosen(directory: &Directory, upload: &Upload, listed: &[CompletedPart]) -> S
     let mut parts: Vec<Opened> = Vec::with_capacity(listed.len());
     let mut last = 0;
     for wanted in listed {
-        let number = wanted.part_number.unwrap_or(0);
+        let number = part_number(wanted.part_number.unwrap_or(0))?;
         if number <= last {
             return Err(s3_error!(InvalidPartOrder));
         }
@@ -304,23 +316,18 @@ fn chosen(directory: &Directory, upload: &Upload, listed: &[CompletedPart]) -> S
         let Some(etag) = &wanted.e_tag else {
             return Err(s3_error!(MalformedXML, "every part of the list must have its ETag"));
         };
-        let sums = [
-            ("crc32", &wanted.checksum_crc32),
-            ("crc32c", &wanted.checksum_crc32c),
-            ("crc64nvme", &wanted.checksum_crc64nvme),
-            ("sha1", &wanted.checksum_sha1),
-            ("sha256", &wanted.checksum_sha256),
-        ];
+        let sum = sum_of(wanted)?;
         let ours = &part.record.checksums;
-        let wrong = |(name, sum): &(&str, &Option<String>)| {
-            sum.as_ref().is_some_and(|sum| ours.get(*name).is_some_and(|ours| ours != sum))
-        };
-        if etag.value() != part.record.etag || sums.iter().any(wrong) {
-            return Err(invalid_part());
+        match sum {
+            // Nothing is known to be right that cannot be compared.
+            Some((name, _)) if !ours.contains_key(name) => return Err(checksums::bad_digest(name)),
+            Some((name, sum)) if ours.get(name) != Some(sum) => return Err(invalid_part()),
+            _ if etag.value() != part.record.etag => return Err(invalid_part()),
+            _ => {}
         }
         if upload.kind() == Some(Kind::Composite)
             && let Some(algorithm) = &upload.algorithm
-            && !sums.iter().any(|(name, sum)| name == algorithm && sum.is_some())
+            && sum.is_none_or(|(name, _)| name != algorithm)
         {
             return Err(s3_error!(
                 InvalidRequest,
@@ -332,12 +339,56 @@ fn chosen(directory: &Directory, upload: &Upload, listed: &[CompletedPart]) -> S
     Ok(parts)
 }
 
-fn composite_etag(parts: &[Opened]) -> S3Result<String> {
-    let mut md5 = Md5::new();
-    for part in parts {
-        md5.update(hex::decode(&part.record.etag).map_err(S3Error::internal_error)?);
+/// The checksum that a client lists with a part, if it does.
+fn sum_of(wanted: &CompletedPart) -> S3Result<Option<(&'static str, &String)>> {
+    let sums = [
+        ("crc32", &wanted.checksum_crc32),
+        ("crc32c", &wanted.checksum_crc32c),
+        ("crc64nvme", &wanted.checksum_crc64nvme),
+        ("sha1", &wanted.checksum_sha1),
+        ("sha256", &wanted.checksum_sha256),
+    ];
+    let mut listed = sums.into_iter().filter_map(|(name, sum)| Some((name, sum.as_ref()?)));
+    let Some((name, sum)) = listed.next() else { return Ok(None) };
+    if listed.next().is_some() {
+        return Err(s3_error!(InvalidArgument, "Expecting a single checksum for each part."));
     }
-    Ok(format!("{}-{}", hex::encode(md5.finalize()), parts.len()))
+    if !checksums::has_form(name, sum) {
+        return Err(s3_error!(InvalidArgument, "Invalid Base64 or multiple checksums present in request"));
+    }
+    Ok(Some((name, sum)))
+}
+
+fn composite_etag<'a>(etags: impl Iterator<Item = &'a str>) -> S3Result<String> {
+    let mut md5 = Md5::new();
+    let mut count = 0;
+    for etag in etags {
+        md5.update(hex::decode(etag).map_err(|_| invalid_part())?);
+        count += 1;
+    }
+    Ok(format!("{}-{count}", hex::encode(md5.finalize())))
+}
+
+/// The object that an upload became, when it is asked to become it once more: a client whose first answer was lost asks again.
+pub(super) fn completed(
+    directory: &Directory,
+    id: &str,
+    bucket: &str,
+    key: &str,
+    listed: &[CompletedPart],
+) -> S3Result<Option<Record>> {
+    let there = match directory.open_object(bucket, key) {
+        Ok(opened) => opened.record,
+        Err(error) if *error.code() == S3ErrorCode::NoSuchKey => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let numbers = listed.iter().map(|part| part.part_number.unwrap_or_default());
+    let same = there.upload.as_deref() == Some(id) && numbers.eq(there.parts.iter().map(|part| part.number));
+    if !same {
+        return Ok(None);
+    }
+    let etags = listed.iter().map(|part| part.e_tag.as_ref().map_or("", |etag| etag.value()));
+    Ok((composite_etag(etags)? == there.etag).then_some(there))
 }
 
 fn invalid_part() -> S3Error {

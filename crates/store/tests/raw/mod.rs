@@ -3,6 +3,9 @@
 // Helpers of tests are tests, which the lint sees only in functions marked so; not every test uses all of them.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub(crate) mod signing;
+
+use domain::secret::Secret;
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -162,7 +165,7 @@ impl Client {
     }
 }
 
-/// A served store in this process, on a runtime of its own, without credentials.
+/// A served store in this process, on a runtime of its own.
 pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
@@ -170,7 +173,18 @@ pub(crate) struct Served {
 }
 
 impl Served {
+    /// Without credentials.
     pub(crate) fn start(directory: &Path, limits: Limits) -> Self {
+        Self::start_with(directory, limits, None)
+    }
+
+    /// With those of [`signing`].
+    pub(crate) fn signed(directory: &Path) -> Self {
+        let credentials = (signing::KEY.to_owned(), Secret::new(signing::SECRET));
+        Self::start_with(directory, Limits::default(), Some(credentials))
+    }
+
+    fn start_with(directory: &Path, limits: Limits, credentials: Option<(String, Secret)>) -> Self {
         let directory = directory.to_owned();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let (ready, listening) = std::sync::mpsc::channel();
@@ -181,7 +195,7 @@ impl Served {
                 let _ = stopped.await;
             };
             let ready = move |address| ready.send(address).unwrap();
-            runtime.block_on(store::serve_within(limits, &directory, listen, &[], None, ready, stop))
+            runtime.block_on(store::serve_within(limits, &directory, listen, &[], credentials, ready, stop))
         });
         let address = listening.recv_timeout(Duration::from_secs(30)).unwrap();
         Self { address, stop: Some(stop), running: Some(running) }
