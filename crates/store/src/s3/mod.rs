@@ -15,6 +15,7 @@ mod failure;
 mod foreign;
 mod multipart;
 mod permissions;
+mod sealed;
 mod transfer;
 
 use crate::{
@@ -109,7 +110,34 @@ impl S3 {
     }
 
     async fn put_bytes(&self, key: &str, bytes: Bytes, condition: &Condition) -> Result<Meta> {
-        let size = bytes.len() as u64;
+        let (size, sum) = (bytes.len() as u64, sha256(&bytes));
+        let (body, moving) = self.upload(bytes);
+        self.put_one(key, size, sum, body, &moving, condition).await
+    }
+
+    /// A file whose digest is known, without holding it in memory. What was wrong with it is what counts of a failure.
+    async fn put_sealed(&self, key: &str, source: &Body, condition: &Condition) -> Result<Meta> {
+        let Body::Sealed { path, length, digest, sent } = source else {
+            return Err(Error::unavailable(&self.name, "was given no sealed file"));
+        };
+        let sum = STANDARD.encode(digest.as_bytes());
+        let (body, moving, wrong) = self.upload_sealed(source, path.clone(), *length, sent.clone());
+        let put = self.put_one(key, *length, sum, body, &moving, condition).await;
+        match sealed::take(&wrong) {
+            Some(error) => Err(error),
+            None => put,
+        }
+    }
+
+    async fn put_one(
+        &self,
+        key: &str,
+        size: u64,
+        sum: String,
+        body: aws_sdk_s3::primitives::ByteStream,
+        moving: &Moving,
+        condition: &Condition,
+    ) -> Result<Meta> {
         let mut request = self
             .client
             .put_object()
@@ -117,17 +145,16 @@ impl S3 {
             .key(self.key(key))
             .content_length(i64::try_from(size).unwrap_or(i64::MAX))
             .checksum_algorithm(ChecksumAlgorithm::Sha256)
-            .checksum_sha256(sha256(&bytes));
+            .checksum_sha256(sum);
         request = match condition {
             Condition::None => request,
             Condition::Absent => request.if_none_match("*"),
             Condition::Match(etag) => request.if_match(etag),
         };
         // The signed checksum header covers the body already.
-        let (body, moving) = self.upload(bytes);
         let request = request.body(body).customize().disable_payload_signing();
         let sent = async { request.send().await.map_err(|error| self.call(key).write(error, condition)) };
-        let output = self.watched(key, &moving, sent).await?;
+        let output = self.watched(key, moving, sent).await?;
         self.written(key, output.e_tag, size)
     }
 
@@ -212,6 +239,9 @@ impl Objects for S3 {
     async fn put(&self, key: &str, body: Body, condition: Condition) -> Result<Meta> {
         if let Body::Bytes(bytes) = body {
             return self.put_bytes(key, bytes, &condition).await;
+        }
+        if matches!(&body, Body::Sealed { length, .. } if (1..=SINGLE).contains(length)) {
+            return self.put_sealed(key, &body, &condition).await;
         }
         if body.length() <= SINGLE {
             let bytes = body.read().await?;

@@ -30,7 +30,7 @@ const ATTEMPT: Duration = Duration::from_secs(60);
 /// How far a request has come.
 pub(super) struct Moving {
     size: u64,
-    sent: AtomicU64,
+    pub(super) sent: AtomicU64,
     /// When it last moved, or when its limit lets it go on.
     last: Mutex<Instant>,
 }
@@ -45,7 +45,7 @@ impl Moving {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn moved(&self, at: Instant) {
+    pub(super) fn moved(&self, at: Instant) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 }
