@@ -108,9 +108,9 @@ fn a_tag_may_lack_its_quotes() {
         assert!(copy.text().contains(&bare), "{}", copy.text());
         it.put("/sealift/a", &format!("if-match: {tag}\r\n"), BODY);
     }
-    is("GET", &it.get("/sealift/a", "if-match: other\r\n"), 412, "PreconditionFailed");
-    is("PUT", &it.call("PUT", "/sealift/a", "if-match: other\r\n", b"new"), 412, "PreconditionFailed");
-    is("DELETE", &it.call("DELETE", "/sealift/a", "if-match: other\r\n", b""), 412, "PreconditionFailed");
+    is("GET", &it.get("/sealift/a", "if-match: other_tag\r\n"), 412, "PreconditionFailed");
+    is("PUT", &it.call("PUT", "/sealift/a", "if-match: other_tag\r\n", b"new"), 412, "PreconditionFailed");
+    is("DELETE", &it.call("DELETE", "/sealift/a", "if-match: other_tag\r\n", b""), 412, "PreconditionFailed");
     let copy = "x-amz-copy-source: /sealift/a\r\nx-amz-copy-source-if-none-match: ";
     is("copy", &it.call("PUT", "/sealift/b", &format!("{copy}{bare}\r\n"), b""), 412, "PreconditionFailed");
     assert_eq!(it.get("/sealift/a", "").body, BODY);

@@ -234,13 +234,9 @@ static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 impl Lent {
     fn new(range: &std::ops::Range<u64>) -> Self {
         let length = usize::try_from(range.end - range.start).unwrap_or(0);
-        let mut buffer = Vec::new();
-        if length as u64 == PIECE {
-            buffer = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        }
-        // What an earlier reader left there is overwritten before it is a piece.
-        buffer.resize(length, 0);
-        Self { buffer, length }
+        let spare = (length as u64 == PIECE).then(|| BUFFERS.lock().unwrap_or_else(PoisonError::into_inner).pop());
+        // What an earlier reader left in a spare one is overwritten before it is a piece.
+        Self { buffer: spare.flatten().unwrap_or_else(|| vec![0; length]), length }
     }
 
     fn room(&mut self) -> &mut [u8] {
@@ -498,4 +494,47 @@ pub(super) fn part_number(number: i32) -> S3Result<i32> {
         return Ok(number);
     }
     Err(s3_error!(InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive."))
+}
+
+/// `Expires`, which is whatever somebody wrote: at the object, or in the request.
+pub(super) fn expires(found: &Found, overridden: bool, uri: &http::Uri) -> http::HeaderMap {
+    if !overridden {
+        return found.expires();
+    }
+    let written = uri.query().into_iter().flat_map(|query| query.split('&'));
+    let written = written.filter_map(|pair| pair.strip_prefix("response-expires=")).next().unwrap_or_default();
+    let value =
+        percent_decoded(&written.replace('+', " ")).and_then(|value| http::HeaderValue::from_bytes(&value).ok());
+    value.into_iter().map(|value| (http::header::EXPIRES, value)).collect()
+}
+
+fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+    let mut pieces = text.split('%');
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        let (digits, rest) = piece.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    Some(bytes)
+}
+
+/// What `GetObjectAttributes` tells of the parts; their list only when they have checksums, as in S3.
+pub(super) fn parts_of(record: &Record, after: i32, limit: usize) -> Option<GetObjectAttributesParts> {
+    let total = i32::try_from(record.parts.len()).ok().filter(|total| *total > 0)?;
+    let listed = record.parts.iter().any(|part| !part.checksums.is_empty());
+    let mut wanted = record.parts.iter().filter(|part| listed && part.number > after).peekable();
+    let parts: Vec<ObjectPart> = wanted
+        .by_ref()
+        .take(limit)
+        .map(|part| summed!(&part.checksums => ObjectPart { part_number: Some(part.number), size: signed(part.size) }))
+        .collect();
+    Some(GetObjectAttributesParts {
+        total_parts_count: Some(total),
+        is_truncated: Some(wanted.peek().is_some()),
+        max_parts: i32::try_from(limit).ok(),
+        next_part_number_marker: parts.last().and_then(|part| part.part_number),
+        part_number_marker: Some(after),
+        parts: listed.then_some(parts),
+    })
 }

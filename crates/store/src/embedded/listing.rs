@@ -26,6 +26,26 @@ pub(super) struct Query {
     pub(super) limit: usize,
 }
 
+/// Where a page begins by a key: one that ends in the delimiter is the common prefix at which the last page ended.
+pub(super) fn marked(
+    bucket: &str,
+    prefix: Option<&String>,
+    delimiter: Option<&String>,
+    marker: Option<&String>,
+    limit: usize,
+) -> Query {
+    let after = marker.cloned().unwrap_or_default();
+    let delimiter = delimiter.cloned().filter(|delimiter| !delimiter.is_empty());
+    Query {
+        bucket: bucket.to_owned(),
+        prefix: prefix.cloned().unwrap_or_default(),
+        after_prefix: delimiter.as_deref().is_some_and(|it| !after.is_empty() && after.ends_with(it)),
+        after,
+        delimiter,
+        limit,
+    }
+}
+
 /// One line of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Item {

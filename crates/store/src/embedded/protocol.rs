@@ -6,14 +6,14 @@
 
 use super::{
     answers::{
-        Found, ReadConditions, Wanted, answer, body, conditions_of, describe, encoded, etag, from_token, is_url, limit,
-        owner, part_number, signed, source_of, source_range, split, summed, timestamp, token,
+        Found, ReadConditions, Wanted, answer, body, conditions_of, describe, encoded, etag, expires, from_token,
+        is_url, limit, owner, part_number, parts_of, signed, source_of, source_range, split, summed, timestamp, token,
     },
     blocking,
     checksums::{self, Kind},
     directory::{Directory, Preconditions},
     front::{DOCUMENT, Front},
-    listing::{self, Item, Query},
+    listing::{self, Item, Query, marked},
     mend::Mender,
     receive::{Claims, Received, receive},
     record::Record,
@@ -102,26 +102,6 @@ impl Server {
     /// One page of keys; `version` 1 and 2 differ only in how they say where it begins.
     async fn page(&self, query: Query) -> S3Result<(Vec<Item>, bool)> {
         self.run(move |directory| listing::list(directory, &query)).await
-    }
-}
-
-/// Where a page begins by a key: one that ends in the delimiter is the common prefix at which the last page ended.
-fn marked(
-    bucket: &str,
-    prefix: Option<&String>,
-    delimiter: Option<&String>,
-    marker: Option<&String>,
-    limit: usize,
-) -> Query {
-    let after = marker.cloned().unwrap_or_default();
-    let delimiter = delimiter.cloned().filter(|delimiter| !delimiter.is_empty());
-    Query {
-        bucket: bucket.to_owned(),
-        prefix: prefix.cloned().unwrap_or_default(),
-        after_prefix: delimiter.as_deref().is_some_and(|it| !after.is_empty() && after.ends_with(it)),
-        after,
-        delimiter,
-        limit,
     }
 }
 
@@ -804,47 +784,4 @@ impl S3 for Server {
         .await?;
         answer(AbortMultipartUploadOutput::default())
     }
-}
-
-/// `Expires`, which is whatever somebody wrote: at the object, or in the request.
-fn expires(found: &Found, overridden: bool, uri: &http::Uri) -> http::HeaderMap {
-    if !overridden {
-        return found.expires();
-    }
-    let written = uri.query().into_iter().flat_map(|query| query.split('&'));
-    let written = written.filter_map(|pair| pair.strip_prefix("response-expires=")).next().unwrap_or_default();
-    let value =
-        percent_decoded(&written.replace('+', " ")).and_then(|value| http::HeaderValue::from_bytes(&value).ok());
-    value.into_iter().map(|value| (http::header::EXPIRES, value)).collect()
-}
-
-fn percent_decoded(text: &str) -> Option<Vec<u8>> {
-    let mut pieces = text.split('%');
-    let mut bytes = pieces.next()?.as_bytes().to_vec();
-    for piece in pieces {
-        let (digits, rest) = piece.split_at_checked(2)?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        bytes.extend_from_slice(rest.as_bytes());
-    }
-    Some(bytes)
-}
-
-/// What `GetObjectAttributes` tells of the parts; their list only when they have checksums, as in S3.
-fn parts_of(record: &Record, after: i32, limit: usize) -> Option<GetObjectAttributesParts> {
-    let total = i32::try_from(record.parts.len()).ok().filter(|total| *total > 0)?;
-    let listed = record.parts.iter().any(|part| !part.checksums.is_empty());
-    let mut wanted = record.parts.iter().filter(|part| listed && part.number > after).peekable();
-    let parts: Vec<ObjectPart> = wanted
-        .by_ref()
-        .take(limit)
-        .map(|part| summed!(&part.checksums => ObjectPart { part_number: Some(part.number), size: signed(part.size) }))
-        .collect();
-    Some(GetObjectAttributesParts {
-        total_parts_count: Some(total),
-        is_truncated: Some(wanted.peek().is_some()),
-        max_parts: i32::try_from(limit).ok(),
-        next_part_number_marker: parts.last().and_then(|part| part.part_number),
-        part_number_marker: Some(after),
-        parts: listed.then_some(parts),
-    })
 }
