@@ -172,7 +172,7 @@ pub async fn import(
     Ok(all)
 }
 
-/// The outs that are meant. Without targets, what DVC leaves to git is left to git.
+/// The outs that are meant. What DVC leaves to git is left to git, unless it is named itself.
 async fn outs(workspace: &Workspace, targets: &[String]) -> Result<Vec<Out>> {
     let (root, wanted) = (workspace.root.clone(), targets.to_vec());
     let mut outs = match blocking(move || dvc::find(&root, &wanted)).await? {
@@ -182,12 +182,15 @@ async fn outs(workspace: &Workspace, targets: &[String]) -> Result<Vec<Out>> {
         }
         found => found.doing("find data of DVC")?,
     };
-    if targets.is_empty() {
-        let left: Vec<String> = outs.iter().filter(|out| !out.kept).map(|out| relative(workspace, &out.path)).collect();
-        if !left.is_empty() {
-            workspace.events.note(format!("left to git, as DVC does (cache: false): {}", left.join(", ")));
-        }
-        outs.retain(|out| out.kept);
+    // Whoever names the data itself, or its own file, wants it.
+    let is_named = |out: &Out| {
+        let own = out.stage.is_none().then(|| relative(workspace, &out.file));
+        targets.iter().any(|target| *target == relative(workspace, &out.path) || own.as_ref() == Some(target))
+    };
+    let left = outs.extract_if(.., |out| !out.kept && !is_named(out)).map(|out| relative(workspace, &out.path));
+    let left: Vec<String> = left.collect();
+    if !left.is_empty() {
+        workspace.events.note(format!("left to git, as DVC does (cache: false): {}", left.join(", ")));
     }
     for pair in outs.windows(2) {
         if pair[0].path == pair[1].path {

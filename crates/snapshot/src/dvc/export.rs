@@ -222,13 +222,20 @@ fn choose(
     let mut ignore = Ignore::read(root, data)?;
     let mut loaded = HashSet::new();
     let mut files = Vec::with_capacity(entries.len());
-    let (mut empty, mut links, mut copied, mut bits, mut hidden) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut empty, mut links, mut copied, mut bits, mut hidden, mut odd) =
+        (vec![], vec![], vec![], vec![], vec![], vec![]);
     for entry in entries {
         let place = crate::scan::place(data, shape, &entry.path);
         if let Some(folder) =
             place.parent().filter(|folder| shape == Shape::Tree && loaded.insert(folder.to_path_buf()))
         {
             ignore.load_once(folder)?;
+        }
+        // With one of these in it, dvc fails on all of the data.
+        let name = entry.path.rsplit(|byte| *byte == b'/').next();
+        if std::str::from_utf8(&entry.path).is_err() || (shape == Shape::Tree && name == Some(b".dvcignore")) {
+            odd.push(shown(&entry.path));
+            continue;
         }
         if shape == Shape::Tree && ignore.hides(&place, false) {
             hidden.push(shown(&entry.path));
@@ -263,6 +270,7 @@ fn choose(
         (&empty, "is left out: DVC has no empty directories"),
         (&links, "is left out: DVC has no links, and this one leads to no file of the data"),
         (&hidden, "is left out: .dvcignore hides it from DVC"),
+        (&odd, "is left out: DVC fails on data with such a name in it (not UTF-8, or .dvcignore)"),
         (&copied, "becomes a copy: DVC has no links"),
         (&bits, "loses its executable bit: DVC has none inside of directories"),
     ] {
@@ -272,7 +280,7 @@ fn choose(
             events.warn(format!("{label}: {named}{more} {words}"));
         }
     }
-    Ok((files, [empty, links, hidden].concat()))
+    Ok((files, [empty, links, hidden, odd].concat()))
 }
 
 /// The file of the snapshot that a link leads to.

@@ -457,6 +457,38 @@ mod tests {
     const SUM: &str = "c9e54dcdc25c1fb64ed81c81d26609fd";
 
     #[test]
+    fn what_a_stage_leaves_to_git_is_known_also_behind_a_template() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = format!(
+            "schema: '2.0'\nstages:\n  t@a:\n    cmd: x\n    outs:\n    - path: m-a.json\n      hash: md5\n      md5: {SUM}\n    \
+             - path: out/a\n      hash: md5\n      md5: {SUM}\n"
+        );
+        std::fs::write(folder.path().join("dvc.lock"), lock).unwrap();
+        let yaml = "stages:\n  t:\n    foreach: [a]\n    do:\n      cmd: x\n      outs:\n      - out/${item}\n      metrics:\n      - m-${item}.json:\n          cache: false\n";
+        std::fs::write(folder.path().join("dvc.yaml"), yaml).unwrap();
+        let outs = of_lock(&folder.path().join("dvc.lock")).unwrap();
+        let kept: Vec<bool> = outs.iter().map(|out| out.kept).collect();
+        assert_eq!(kept, [false, true]);
+        for (written, path, is) in [
+            ("a", "./a", true),
+            ("${x}", "", true),
+            ("a${x}c", "abc", true),
+            ("a${x}c${y}", "abcd", true),
+            ("a${x}c", "abcd", false),
+            ("é${x}é", "ééé", true),
+        ] {
+            assert_eq!(could_be(written, path), is, "{written} {path}");
+        }
+    }
+
+    #[test]
+    fn where_dvc_keeps_the_data_of_a_file_is_read() {
+        let kept = |text: &str| kept_in(text, Path::new("a.dvc"), "a").unwrap();
+        assert_eq!(kept("outs:\n- path: ./a\n  remote: r\n"), (Some("r".to_owned()), true));
+        assert_eq!(kept("outs:\n- path: b\n  remote: r\n- path: a\n  cache: false\n"), (None, false));
+    }
+
+    #[test]
     fn both_generations_of_dvc_files_are_read() {
         let new =
             outs("data.dvc", &format!("outs:\n- md5: {SUM}.dir\n  size: 23\n  nfiles: 7\n  hash: md5\n  path: data\n"));

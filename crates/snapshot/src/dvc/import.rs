@@ -157,9 +157,16 @@ pub async fn import(repository: &Repository, out: &Out, importing: &Importing, e
     let taken: Vec<Taken> = taken.into_iter().flatten().collect();
     let (expect, from) = expected(&places, &files, &taken, name)?;
     let (adding, staged, sink, at_) = (repository.clone(), places.staged.clone(), events.clone(), to.clone());
-    let added = blocking("add data", move || adding.add_from(&at_, &staged, expect, &sink)).await?;
-    for number in missing {
-        let _ = std::fs::remove_file(places.kept(&files[number].sum));
+    let added = blocking("add data", move || {
+        // A stage's out may be deeper than what git has of it.
+        let folder = adding.data(&at_)?.full.parent().map(Path::to_owned).unwrap_or_default();
+        std::fs::create_dir_all(&folder).map_err(at("make the directory", folder))?;
+        adding.add_from(&at_, &staged, expect, &sink)
+    })
+    .await?;
+    for (file, _) in files.iter().zip(&taken).filter(|(_, taken)| taken.found != Found::Workspace) {
+        // What is not there was never fetched.
+        let _ = std::fs::remove_file(places.kept(&file.sum));
     }
     let extra = beside(&importing.root, &places, &files)?;
     say_what_is_beside(&relative, &extra, events);

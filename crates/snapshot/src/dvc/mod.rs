@@ -16,8 +16,8 @@
 //! - No object larger than [`export`]'s small ones is held in memory, and no upload is left behind.
 //! - Keys and secrets of DVC's configuration are in no message.
 //!
-//! What DVC cannot hold is said by name and left out (empty directories, links out of the data or to folders), or becomes
-//! something simpler (executable bits below a directory, links to files).
+//! What DVC cannot hold is said by name and left out (empty directories, links out of the data or to folders, names that are not
+//! UTF-8, `.dvcignore` in the data), or becomes something simpler (executable bits below a directory, links to files).
 //!
 //! How it fails: [`crate::Error::Dvc`] for files that are not DVC's or ask for what is not supported,
 //! [`crate::Error::DvcMissing`] for objects that are nowhere, [`crate::Error::DvcDamaged`] for objects with other bytes,
