@@ -110,7 +110,8 @@ mod tests {
 
     fn took(milliseconds: u64) -> Samples {
         let mut samples = Samples::default();
-        samples.push(Sample { time: Duration::from_millis(milliseconds), memory: 10 << 20 });
+        let time = Duration::from_millis(milliseconds);
+        samples.push(Sample { time, cpu: time, memory: 10 << 20 });
         samples
     }
 

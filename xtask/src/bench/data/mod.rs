@@ -25,6 +25,7 @@ use dataset::Dataset;
 use goals::Row;
 use plot::{Line, Plot};
 use proxy::Proxy;
+use report::Traffic;
 use sample::{Sample, Samples};
 use serde_json::{Value, json};
 use std::{
@@ -37,12 +38,14 @@ use std::{
 use tools::{Programs, Server, Tool, Workplace};
 
 const USAGE: &str = "\
-usage: cargo xtask bench data [--quick] [--rounds N] [--only PART,…] [--to DIR] [--program FILE]
+usage: cargo xtask bench data [--quick] [--rounds N] [--only PART,…] [--without TOOL,…]
+                              [--to DIR] [--program FILE]
 
   --quick         a tenth of the data, for a look; its table says nothing of the goals' sizes
   --rounds N      how often each work is done by each tool; 3 by default
   --only PART,…   of: small, delay, large, growth, server
-  --to DIR        where data.md, data.json and the plots go; docs/bench by default, nowhere with --quick or --only
+  --without TOOL,… leaves out: dvc, restic, s5cmd, rclone; their goals are then not in the table
+  --to DIR        where data.md, data.json and the plots go; docs/bench by default, nowhere if anything is left out
   --program FILE  the sealift to measure; without it a release build is made
 ";
 /// What a distant server takes for an answer.
@@ -53,13 +56,15 @@ struct Options {
     quick: bool,
     rounds: usize,
     only: Vec<String>,
+    without: Vec<Tool>,
     to: Option<PathBuf>,
     program: Option<PathBuf>,
 }
 
 impl Options {
     fn parse(args: &[String]) -> Outcome<Self> {
-        let mut options = Self { quick: false, rounds: 3, only: Vec::new(), to: None, program: None };
+        let mut options =
+            Self { quick: false, rounds: 3, only: Vec::new(), without: Vec::new(), to: None, program: None };
         let mut words = args.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
@@ -79,6 +84,12 @@ impl Options {
                         return Err(format!("there is no part '{wrong}'\n{USAGE}"));
                     }
                 }
+                "--without" => {
+                    for name in value()?.split(',') {
+                        let tool = Tool::ALL.into_iter().find(|tool| tool.name() == name && *tool != Tool::Sealift);
+                        options.without.push(tool.ok_or_else(|| format!("there is no peer '{name}'\n{USAGE}"))?);
+                    }
+                }
                 "--to" => options.to = Some(PathBuf::from(value()?)),
                 "--program" => {
                     let path = value()?;
@@ -88,7 +99,7 @@ impl Options {
                 other => return Err(format!("bench data has no option '{other}'\n{USAGE}")),
             }
         }
-        if options.to.is_none() && !options.quick && options.only.is_empty() {
+        if options.to.is_none() && !options.quick && options.only.is_empty() && options.without.is_empty() {
             options.to = Some(workspace_root().join("docs/bench"));
         }
         Ok(options)
@@ -96,6 +107,12 @@ impl Options {
 
     fn has(&self, part: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == part)
+    }
+
+    /// Whether the tool was left out.
+    fn skips(&self, tool: Tool) -> bool {
+        let tool = if tool == Tool::DvcJobs { Tool::Dvc } else { tool };
+        self.without.contains(&tool)
     }
 
     /// A tenth where a look is enough.
@@ -125,6 +142,7 @@ struct Lab<'a> {
     minio: Server,
     scratch: &'a Path,
     rows: Vec<Row>,
+    traffic: Vec<Traffic>,
     plots: Vec<(&'static str, String)>,
     figures: BTreeMap<String, Value>,
     begun: Instant,
@@ -164,6 +182,7 @@ pub(super) fn run(args: &[String]) -> Outcome<ExitCode> {
         minio,
         scratch: scratch.path(),
         rows: Vec::new(),
+        traffic: Vec::new(),
         plots: Vec::new(),
         figures: BTreeMap::new(),
         begun: Instant::now(),
@@ -173,7 +192,7 @@ pub(super) fn run(args: &[String]) -> Outcome<ExitCode> {
     if let Some(to) = &options.to {
         let machine = report::Machine::look(&programs, scratch.path());
         let how = format!("cargo xtask bench data --rounds {}", options.rounds);
-        report::write(to, &lab.rows, &machine, &lab.plots, &json!(lab.figures), &how)?;
+        report::write(to, &lab.rows, &lab.traffic, &machine, &lab.plots, &json!(lab.figures), &how)?;
         println!("written to {}", to.display());
     }
     Ok(ExitCode::SUCCESS)
@@ -211,15 +230,30 @@ impl Lab<'_> {
         println!("{:>5.0} s  {words}", self.begun.elapsed().as_secs_f64());
     }
 
+    /// Keeps lines of the table, and shows them: a run takes long.
+    fn add(&mut self, rows: impl IntoIterator<Item = Row>) {
+        for row in rows {
+            // Its peer was left out, as was asked.
+            if row.ratio.is_some_and(f64::is_nan) {
+                continue;
+            }
+            self.say(row.cells().join("  ").trim_end());
+            self.rows.push(row);
+        }
+    }
+
     fn place<'d>(&'d self, tool: Tool, server: &Server, data: &'d Dataset) -> Outcome<Workplace<'d>> {
         Workplace::new(tool, self.programs, server, data, self.scratch)
     }
 
     /// One tool's whole turn with one set of data.
     fn turn(&self, tool: Tool, data: &Dataset, insert: bool, into: &mut Figures) -> Outcome {
-        let mut keep = |work, sample: Sample| into.entry((tool, work)).or_default().push(sample);
+        let mut keep = |work, sample: Sample| {
+            self.say(&format!("  {} {work:?}: {}", tool.name(), sample.words()));
+            into.entry((tool, work)).or_default().push(sample);
+        };
         let place = self.place(tool, &self.minio, data)?;
-        let adds = matches!(tool, Tool::Sealift | Tool::Dvc);
+        let adds = tool.adds();
         if adds {
             keep(Work::Add, place.add()?);
         }
@@ -230,24 +264,23 @@ impl Lab<'_> {
         }
         if insert && matches!(tool, Tool::Sealift | Tool::Restic) {
             place.insert()?;
-            let both = |first: Sample, second: Sample| Sample {
-                time: first.time + second.time,
-                memory: first.memory.max(second.memory),
-            };
             let added = adds.then(|| place.add()).transpose()?;
             let pushed = place.push()?;
-            keep(Work::Insert, added.map_or(pushed, |added| both(added, pushed)));
+            keep(Work::Insert, added.map_or(pushed, |added| added.then(pushed)));
         }
         keep(Work::Pull, place.pull()?);
         Ok(())
     }
 
-    /// Turns of several tools, another first in each round.
+    /// Turns of several tools, another first in each round; dvc with many jobs has one, for it takes long.
     fn turns(&self, tools: &[Tool], data: &Dataset, rounds: usize, insert: bool) -> Outcome<Figures> {
         let mut figures = Figures::new();
         for round in 0..rounds {
             for turn in 0..tools.len() {
                 let tool = tools[(round + turn) % tools.len()];
+                if self.options.skips(tool) || round > 0 && tool == Tool::DvcJobs {
+                    continue;
+                }
                 self.say(&format!("round {} of {rounds}: {} with {}", round + 1, tool.name(), words(data)));
                 self.turn(tool, data, insert, &mut figures)?;
             }
@@ -262,7 +295,7 @@ impl Lab<'_> {
 
     fn small(&mut self) -> Outcome {
         let (rounds, count) = (self.options.rounds, self.options.scaled(20_000));
-        let tools = [Tool::Sealift, Tool::Dvc, Tool::Restic, Tool::S5cmd, Tool::Rclone];
+        let tools = [Tool::Sealift, Tool::Dvc, Tool::Restic, Tool::S5cmd, Tool::Rclone, Tool::DvcJobs];
         let data = Dataset::small(self.scratch, count)?;
         let middle = self.turns(&tools, &data, rounds, false)?;
         let what = words(&data);
@@ -276,6 +309,7 @@ impl Lab<'_> {
             Row::beside("add and push them", &whole, ("restic backup", &of(Tool::Restic, Work::Push))),
             Row::faster("push them", &ours(Work::Push), ("s5cmd", &of(Tool::S5cmd, Work::Push)), 4.0),
             Row::beside("push them", &ours(Work::Push), ("rclone", &of(Tool::Rclone, Work::Push))),
+            Row::beside("push them", &ours(Work::Push), ("dvc --jobs 64", &of(Tool::DvcJobs, Work::Push))),
         ];
         let (first, again) = self.counted(&data)?;
         rows.push(Row::at_most("requests of that push", first.requests, "requests", 30));
@@ -288,6 +322,8 @@ impl Lab<'_> {
                 1.0,
             ),
             Row::beside("pull and verify them", &ours(Work::Pull), ("s5cmd", &of(Tool::S5cmd, Work::Pull))),
+            Row::beside("pull and verify them", &ours(Work::Pull), ("rclone", &of(Tool::Rclone, Work::Pull))),
+            Row::beside("pull and verify them", &ours(Work::Pull), ("dvc --jobs 64", &of(Tool::DvcJobs, Work::Pull))),
             Row::faster(
                 "push with nothing new",
                 &ours(Work::PushAgain),
@@ -298,9 +334,34 @@ impl Lab<'_> {
             Row::faster("status", &ours(Work::Status), ("dvc", &of(Tool::Dvc, Work::Status)), 10.0),
         ]);
         self.keep("small", &middle);
-        self.rows.extend(rows);
+        self.add(rows);
+        self.traffic(count / 10)?;
         std::fs::remove_dir_all(&data.folder).map_err(|cause| format!("{}: {cause}", data.folder.display()))?;
         if self.options.has("growth") { self.growth(&middle, count) } else { Ok(()) }
+    }
+
+    /// What every tool says to the server, with a tenth of the files.
+    fn traffic(&mut self, count: u64) -> Outcome {
+        let data = Dataset::small(self.scratch, count)?;
+        let proxy = Proxy::start(self.minio.address, Duration::ZERO)?;
+        let mut lines = Vec::new();
+        for tool in Tool::ALL.into_iter().filter(|tool| !self.options.skips(*tool)) {
+            self.say(&format!("counting what {} says", tool.name()));
+            let place = self.place(tool, &self.minio.through(proxy.address()), &data)?;
+            if tool.adds() {
+                place.add()?;
+            }
+            let mut note = |work| lines.push(Traffic { tool: tool.name(), work, counted: proxy.take() });
+            proxy.take();
+            place.push()?;
+            note(format!("push {}", words(&data)));
+            place.push()?;
+            note("push with nothing new".to_owned());
+            place.pull()?;
+            note("pull".to_owned());
+        }
+        self.traffic.extend(lines);
+        std::fs::remove_dir_all(&data.folder).map_err(|cause| format!("{}: {cause}", data.folder.display()))
     }
 
     /// What a first and a second push send.
@@ -318,7 +379,7 @@ impl Lab<'_> {
 
     fn growth(&mut self, middle: &Figures, count: u64) -> Outcome {
         let few = Dataset::small(self.scratch, count / 10)?;
-        let small = self.turns(&[Tool::Sealift, Tool::Dvc, Tool::Restic, Tool::S5cmd, Tool::Rclone], &few, 1, false)?;
+        let small = self.turns(&Tool::ALL, &few, 1, false)?;
         let many = Dataset::small(self.scratch, count * 10)?;
         let large = self.turns(&[Tool::Sealift, Tool::Restic], &many, 1, false)?;
         let of = |figures: &Figures, work| figures.get(&(Tool::Sealift, work)).cloned().unwrap_or_default();
@@ -331,10 +392,10 @@ impl Lab<'_> {
             (Work::Pull, "pull"),
         ] {
             let (before, after) = (of(middle, work), of(&large, work));
-            self.rows.push(Row::linear(&format!("{name} of {} files", many.files), &before, &after, 10.0));
+            self.add([Row::linear(&format!("{name} of {} files", many.files), &before, &after, 10.0)]);
             memory = memory.max(after.memory());
         }
-        self.rows.push(Row::at_most(&format!("peak memory with {} files", many.files), memory, "MiB", 128 << 20));
+        self.add([Row::at_most(&format!("peak memory with {} files", many.files), memory, "MiB", 128 << 20)]);
         let sizes = [(&few, &small), (&Dataset { files: count, ..few.clone() }, middle), (&many, &large)];
         let plots = [("push", Work::Push), ("pull", Work::Pull)].map(|(title, work)| Plot {
             title: format!("{title}, files of 1 to 20 KiB"),
@@ -355,25 +416,35 @@ impl Lab<'_> {
         let data = Dataset::small(self.scratch, self.options.scaled(20_000))?;
         let proxy = Proxy::start(self.minio.address, DELAY)?;
         let distant = self.minio.through(proxy.address());
-        let tools = [Tool::Sealift, Tool::Restic, Tool::S5cmd];
+        let tools = Tool::ALL;
         let mut figures = Figures::new();
         for round in 0..self.options.rounds {
             for turn in 0..tools.len() {
                 let tool = tools[(round + turn) % tools.len()];
+                // Alone it takes longer than all others in all rounds.
+                if self.options.skips(tool) || round > 0 && tool == Tool::Dvc {
+                    continue;
+                }
                 self.say(&format!("{} ms a request: {}", DELAY.as_millis(), tool.name()));
                 let mut place = self.place(tool, &self.minio, &data)?;
-                if tool == Tool::Sealift {
+                if tool.adds() {
                     place.add()?;
                 }
                 place.redirect(&distant)?;
-                figures.entry((tool, Work::Push)).or_default().push(place.push()?);
+                let pushed = place.push()?;
+                self.say(&format!("  {}", pushed.words()));
+                figures.entry((tool, Work::Push)).or_default().push(pushed);
                 place.redirect(&self.minio)?;
             }
         }
         let of = |tool| figures.get(&(tool, Work::Push)).cloned().unwrap_or_default();
         let work = format!("push at {} ms a request", DELAY.as_millis());
-        self.rows.push(Row::within(&work, &of(Tool::Sealift), 2.0, ("restic backup", &of(Tool::Restic))));
-        self.rows.push(Row::beside(&work, &of(Tool::Sealift), ("s5cmd", &of(Tool::S5cmd))));
+        self.add([
+            Row::within(&work, &of(Tool::Sealift), 2.0, ("restic backup", &of(Tool::Restic))),
+            Row::beside(&work, &of(Tool::Sealift), ("s5cmd", &of(Tool::S5cmd))),
+            Row::beside(&work, &of(Tool::Sealift), ("rclone", &of(Tool::Rclone))),
+            Row::beside(&work, &of(Tool::Sealift), ("dvc", &of(Tool::Dvc))),
+        ]);
         self.keep("delay", &figures);
         Ok(())
     }
@@ -386,11 +457,11 @@ impl Lab<'_> {
         let of = |tool, work| figures.get(&(tool, work)).cloned().unwrap_or_default();
         let ours = |work| of(Tool::Sealift, work);
         let what = words(&data);
-        let sent = self.inserted(&data)?;
+        let sent = self.inserted(&data)?.map(|counted| counted.sent);
         let memory =
             figures.iter().filter(|((tool, _), _)| *tool == Tool::Sealift).map(|(_, samples)| samples.memory());
         let memory = memory.max().unwrap_or_default();
-        self.rows.extend([
+        self.add([
             Row::beside(&format!("add {what}"), &ours(Work::Add), ("dvc", &of(Tool::Dvc, Work::Add))),
             Row::faster(&format!("push {what}"), &ours(Work::Push), ("s5cmd", &of(Tool::S5cmd, Work::Push)), 1.0),
             Row::beside(&format!("push {what}"), &ours(Work::Push), ("dvc", &of(Tool::Dvc, Work::Push))),
@@ -405,7 +476,6 @@ impl Lab<'_> {
             Row::at_most("100 bytes inserted: sent", sent[0], "MiB", 1 << 20),
             Row::at_most(&format!("peak memory with {what}"), memory, "MiB", 128 << 20),
         ]);
-        self.figures.insert("inserted: bytes sent by sealift and restic".to_owned(), json!(sent));
         self.keep("large", &figures);
         let quarter = Dataset::single(self.scratch, gibibyte / 4)?;
         let sixteenth = Dataset::single(self.scratch, gibibyte / 16)?;
@@ -423,11 +493,14 @@ impl Lab<'_> {
         Ok(())
     }
 
-    /// Bytes that are sent after 100 were inserted: by us and by restic.
-    fn inserted(&self, data: &Dataset) -> Outcome<[u64; 2]> {
+    /// What is sent after 100 bytes were inserted: by us and by restic.
+    fn inserted(&mut self, data: &Dataset) -> Outcome<[proxy::Counted; 2]> {
         let proxy = Proxy::start(self.minio.address, Duration::ZERO)?;
-        let mut sent = [0; 2];
+        let mut sent = [proxy::Counted::default(); 2];
         for (tool, sent) in [Tool::Sealift, Tool::Restic].into_iter().zip(&mut sent) {
+            if self.options.skips(tool) {
+                continue;
+            }
             self.say(&format!("counting bytes of {}", tool.name()));
             let mut place = self.place(tool, &self.minio, data)?;
             let add = |place: &Workplace<'_>| if tool == Tool::Sealift { place.add().map(drop) } else { Ok(()) };
@@ -438,8 +511,15 @@ impl Lab<'_> {
             place.redirect(&self.minio.through(proxy.address()))?;
             proxy.take();
             place.push()?;
-            *sent = proxy.take().sent;
+            *sent = proxy.take();
             place.redirect(&self.minio)?;
+        }
+        for (tool, counted) in [Tool::Sealift, Tool::Restic].into_iter().zip(sent) {
+            if self.options.skips(tool) {
+                continue;
+            }
+            let work = format!("push {} with 100 bytes inserted", words(data));
+            self.traffic.push(Traffic { tool: tool.name(), work, counted });
         }
         Ok(sent)
     }
@@ -449,19 +529,19 @@ impl Lab<'_> {
         let folder = self.scratch.join("store");
         let embedded = Embedded::start(&self.programs.sealift, &folder, &self.minio)?;
         let servers = [("embedded", embedded.server.clone()), ("MinIO", self.minio.clone())];
-        let kinds =
-            [("4 KiB", self.options.scaled(10_000), 4096), ("64 MiB", self.options.scaled(10).max(2), 64 << 20)];
+        let kinds = [("4 KiB", self.options.scaled(5_000), 4096), ("64 MiB", self.options.scaled(8).max(4), 64 << 20)];
         for (size, count, each) in kinds {
             let data = Dataset::equal(self.scratch, count, each)?;
             let mut figures = [[Samples::default(), Samples::default()], [Samples::default(), Samples::default()]];
-            for round in 0..self.options.rounds + 1 {
+            // Each is short: more of them, and the first warms both servers.
+            for round in 0..self.options.rounds + 3 {
                 for turn in 0..servers.len() {
                     let index = (round + turn) % servers.len();
                     let (name, server) = &servers[index];
                     self.say(&format!("{count} objects of {size}: {name}"));
                     let place = self.place(Tool::S5cmd, server, &data)?;
                     let (put, get) = (place.push()?, place.pull()?);
-                    // The first round warms both servers.
+                    self.say(&format!("  PUT {}; GET {}", put.words(), get.words()));
                     if round > 0 {
                         figures[index][0].push(put);
                         figures[index][1].push(get);
@@ -471,7 +551,7 @@ impl Lab<'_> {
             for (operation, index) in [("PUT", 0), ("GET", 1)] {
                 let work = format!("embedded server: {operation} of {count} × {size}");
                 // Memory is that of the client, which is the same.
-                self.rows.push(Row::faster(&work, &figures[0][index], ("MinIO", &figures[1][index]), 1.0));
+                self.add([Row::faster(&work, &figures[0][index], ("MinIO", &figures[1][index]), 1.0)]);
                 for (server, samples) in [("embedded", &figures[0][index]), ("MinIO", &figures[1][index])] {
                     self.figures.insert(format!("{server} {operation} {size}"), samples.json());
                 }
@@ -484,13 +564,12 @@ impl Lab<'_> {
 
 /// The lines of a plot: a tool each, ours first.
 fn lines(sizes: &[(f64, &Figures)], work: Work) -> Vec<Line> {
-    let tools = [Tool::Sealift, Tool::Dvc, Tool::Restic, Tool::S5cmd, Tool::Rclone];
     let line = |tool: Tool| {
         let point = |(size, figures): &(f64, &Figures)| Some((*size, figures.get(&(tool, work))?.median()));
         let points: Vec<_> = sizes.iter().filter_map(point).collect();
         (!points.is_empty()).then_some(Line { name: tool.name(), points })
     };
-    tools.into_iter().filter_map(line).collect()
+    Tool::ALL.into_iter().filter_map(line).collect()
 }
 
 fn words(data: &Dataset) -> String {
@@ -556,8 +635,16 @@ mod tests {
         assert!(whole.to.is_some() && whole.has("delay") && whole.scaled(20) == 20);
         let part = parse(&["--quick", "--only", "small,server", "--rounds", "1"]).unwrap();
         assert!(part.to.is_none() && part.has("server") && !part.has("large") && part.scaled(20) == 2);
-        for (words, wrong) in [(&["--only", "smal"][..], "'smal'"), (&["--rounds", "0"], "'0'"), (&["--fast"], "usage")]
-        {
+        assert!(
+            parse(&["--without", "dvc,rclone"])
+                .is_ok_and(|options| options.to.is_none() && options.skips(Tool::DvcJobs))
+        );
+        for (words, wrong) in [
+            (&["--without", "sealift"][..], "'sealift'"),
+            (&["--only", "smal"], "'smal'"),
+            (&["--rounds", "0"], "'0'"),
+            (&["--fast"], "usage"),
+        ] {
             assert!(parse(words).err().unwrap().contains(wrong));
         }
     }

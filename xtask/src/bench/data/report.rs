@@ -1,6 +1,6 @@
 //! The figures as a table, as JSON and as Markdown, with the machine that they were made on.
 
-use super::{Programs, goals::Row, tools::Tool};
+use super::{Programs, goals::Row, proxy::Counted, tools::Tool};
 use crate::shell::{Outcome, capture, find_program};
 use serde_json::{Value, json};
 use std::{fs, path::Path, process::Command};
@@ -26,8 +26,9 @@ impl Machine {
         let model = field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown".to_owned());
         let memory = field(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
         let gibibytes = memory.split(' ').next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) >> 20;
-        let file_system = find_program("stat").map_or_else(String::new, |stat| {
-            first(&stat, &["--file-system", "--format=%T", &scratch.display().to_string()])
+        let file_system = find_program("df").map_or_else(String::new, |df| {
+            let text = capture(Command::new(df).arg("--output=fstype").arg(scratch)).unwrap_or_default();
+            text.lines().nth(1).unwrap_or("unknown").trim().to_owned()
         });
         let date = find_program("date").map_or_else(String::new, |date| first(&date, &["--utc", "+%Y-%m-%d"]));
         let mut facts = vec![
@@ -47,6 +48,26 @@ impl Machine {
             facts.push((tool.name(), first(programs.of(tool), words)));
         }
         Self { facts }
+    }
+}
+
+/// What one tool said to the server for one work, as the proxy counted it.
+#[derive(Debug, Clone)]
+pub(super) struct Traffic {
+    pub(super) tool: &'static str,
+    pub(super) work: String,
+    pub(super) counted: Counted,
+}
+
+impl Traffic {
+    fn cells(&self) -> [String; 5] {
+        let Counted { requests, sent, received } = self.counted;
+        [self.work.clone(), self.tool.to_owned(), requests.to_string(), sent.to_string(), received.to_string()]
+    }
+
+    fn json(&self) -> Value {
+        let Counted { requests, sent, received } = self.counted;
+        json!({ "work": self.work, "tool": self.tool, "requests": requests, "sent": sent, "received": received })
     }
 }
 
@@ -76,6 +97,7 @@ pub(super) fn verdict(rows: &[Row]) -> String {
 pub(super) fn write(
     to: &Path,
     rows: &[Row],
+    traffic: &[Traffic],
     machine: &Machine,
     plots: &[(&str, String)],
     figures: &Value,
@@ -89,7 +111,8 @@ pub(super) fn write(
     };
     let mut text = format!(
         "# Data: what Sealift takes beside its peers\n\nMade by `{how}`. Each figure is the median of interleaved runs on the same \
-         server (MinIO, unless said otherwise) on the same machine, with the fastest and the slowest and the peak of resident memory. \
+         server (MinIO, unless said otherwise) on the same machine, with the fastest and the slowest, the time of processors in the tool's \
+         own process (not the server's) and the peak of resident memory. A tool is timed from its start to its end, a Python's start included. \
          Requests and bytes are counted by a proxy in runs of their own.\n\n{}.\n\n\
          | work | ours | peer | ratio | goal | |\n|---|---|---|---|---|---|\n",
         verdict(rows)
@@ -99,6 +122,13 @@ pub(super) fn write(
     }
     for (name, _) in plots {
         text.push_str(&format!("\n![{name}]({name})\n"));
+    }
+    text.push_str(
+        "\n## Requests and bytes\n\nSent are bodies of requests; received are whole answers.\n\n\
+         | work | tool | requests | bytes sent | bytes received |\n|---|---|---:|---:|---:|\n",
+    );
+    for line in traffic {
+        text.push_str(&format!("| {} |\n", line.cells().join(" | ")));
     }
     text.push_str("\n## The machine\n\n| | |\n|---|---|\n");
     for (name, value) in &machine.facts {
@@ -110,6 +140,7 @@ pub(super) fn write(
     let whole = json!({
         "machine": facts,
         "goals": rows.iter().map(Row::json).collect::<Vec<_>>(),
+        "traffic": traffic.iter().map(Traffic::json).collect::<Vec<_>>(),
         "figures": figures,
     });
     save("data.json", &format!("{whole:#}\n"))?;

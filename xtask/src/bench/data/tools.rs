@@ -19,16 +19,27 @@ use std::{
 pub(super) enum Tool {
     Sealift,
     Dvc,
+    /// dvc with more at a time than it takes by itself.
+    DvcJobs,
     Restic,
     S5cmd,
     Rclone,
 }
 
 impl Tool {
+    /// Every tool as its manual says; dvc with its defaults.
+    pub(super) const ALL: [Self; 5] = [Self::Sealift, Self::Dvc, Self::Restic, Self::S5cmd, Self::Rclone];
+
+    /// Whether taking the data in is a step of its own.
+    pub(super) fn adds(self) -> bool {
+        matches!(self, Self::Sealift | Self::Dvc | Self::DvcJobs)
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Sealift => "sealift",
             Self::Dvc => "dvc",
+            Self::DvcJobs => "dvc-64-jobs",
             Self::Restic => "restic",
             Self::S5cmd => "s5cmd",
             Self::Rclone => "rclone",
@@ -50,7 +61,7 @@ impl Programs {
     pub(super) fn of(&self, tool: Tool) -> &Path {
         match tool {
             Tool::Sealift => &self.sealift,
-            Tool::Dvc => &self.dvc,
+            Tool::Dvc | Tool::DvcJobs => &self.dvc,
             Tool::Restic => &self.restic,
             Tool::S5cmd => &self.s5cmd,
             Tool::Rclone => &self.rclone,
@@ -78,7 +89,8 @@ impl Server {
     }
 }
 
-/// A tool's place of work: a folder with the data in it, and a prefix in the bucket. Both go with it.
+/// A tool's place of work: a folder with the data in it, and a prefix in the bucket. The folder goes with it, the
+/// prefix too unless there is much below it.
 pub(super) struct Workplace<'a> {
     pub(super) tool: Tool,
     programs: &'a Programs,
@@ -89,6 +101,9 @@ pub(super) struct Workplace<'a> {
     /// Bytes that were inserted since.
     grown: Cell<u64>,
 }
+
+/// More files than this are left on the server.
+const MANY: u64 = 1000;
 
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
 
@@ -129,7 +144,9 @@ impl<'a> Workplace<'a> {
         self.server = server.clone();
         match self.tool {
             Tool::Sealift => self.configure(),
-            Tool::Dvc => self.dvc(&["remote", "modify", "store", "endpointurl", &self.server.endpoint()]),
+            Tool::Dvc | Tool::DvcJobs => {
+                self.dvc(&["remote", "modify", "store", "endpointurl", &self.server.endpoint()])
+            }
             _ => Ok(()),
         }
     }
@@ -157,7 +174,7 @@ impl<'a> Workplace<'a> {
                 capture(Command::new("git").args(["init", "--quiet"]).current_dir(&self.folder))?;
                 self.configure()
             }
-            Tool::Dvc => {
+            Tool::Dvc | Tool::DvcJobs => {
                 capture(Command::new("git").args(["init", "--quiet"]).current_dir(&self.folder))?;
                 self.dvc(&["init", "--quiet"])?;
                 self.dvc(&["config", "core.analytics", "false"])?;
@@ -184,7 +201,7 @@ impl<'a> Workplace<'a> {
         let endpoint = self.server.endpoint();
         match self.tool {
             Tool::Sealift => {}
-            Tool::Dvc => {
+            Tool::Dvc | Tool::DvcJobs => {
                 command.env("DVC_SITE_CACHE_DIR", self.folder.join("site")).env("DVC_NO_ANALYTICS", "1");
             }
             Tool::Restic => {
@@ -211,7 +228,7 @@ impl<'a> Workplace<'a> {
     pub(super) fn add(&self) -> Outcome<Sample> {
         match self.tool {
             Tool::Sealift => self.run(&["data", "add", "raw"]),
-            Tool::Dvc => self.run(&["add", "--quiet", "data"]),
+            Tool::Dvc | Tool::DvcJobs => self.run(&["add", "--quiet", "data"]),
             _ => Err(format!("{} has no step of its own for adding", self.tool.name())),
         }
     }
@@ -228,7 +245,7 @@ impl<'a> Workplace<'a> {
     pub(super) fn status(&self) -> Outcome<Sample> {
         match self.tool {
             Tool::Sealift => self.run(&["data", "status", "raw"]),
-            Tool::Dvc => self.run(&["status", "--quiet"]),
+            Tool::Dvc | Tool::DvcJobs => self.run(&["status", "--quiet"]),
             _ => Err(format!("{} has no status", self.tool.name())),
         }
     }
@@ -238,6 +255,7 @@ impl<'a> Workplace<'a> {
         match self.tool {
             Tool::Sealift => self.run(&["data", "push", "raw"]),
             Tool::Dvc => self.run(&["push", "--quiet"]),
+            Tool::DvcJobs => self.run(&["push", "--quiet", "--jobs", "64"]),
             Tool::Restic => self.run(&["backup", "--quiet", "data"]),
             Tool::S5cmd => self.run(&["--log", "error", "cp", "data/", &format!("{}/", self.url())]),
             Tool::Rclone => {
@@ -264,6 +282,7 @@ impl<'a> Workplace<'a> {
         let sample = match self.tool {
             Tool::Sealift => self.run(&["data", "pull", "raw"]),
             Tool::Dvc => self.run(&["pull", "--quiet"]),
+            Tool::DvcJobs => self.run(&["pull", "--quiet", "--jobs", "64"]),
             Tool::Restic => self.run(&["restore", "--quiet", "latest", "--target", "."]),
             Tool::S5cmd => self.run(&["--log", "error", "cp", &format!("{}/*", self.url()), "data/"]),
             Tool::Rclone => {
@@ -278,11 +297,15 @@ impl<'a> Workplace<'a> {
 
 impl Drop for Workplace<'_> {
     fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+        // Thousands of objects go with the server: to delete them here would keep it busy while the next tool is measured.
+        if self.data.files > MANY && !matches!(self.tool, Tool::Sealift | Tool::Restic) {
+            return;
+        }
         let mut clean = Command::new(&self.programs.s5cmd);
         clean.env("AWS_ACCESS_KEY_ID", &self.server.key).env("AWS_SECRET_ACCESS_KEY", &self.server.secret);
         clean.env("AWS_REGION", "us-east-1").env("S3_ENDPOINT_URL", self.server.endpoint());
         // Room for the next one; a run that cannot clean up says so by its full disk.
         let _ = capture(clean.args(["rm", &format!("{}/*", self.url())]));
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
