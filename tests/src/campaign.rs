@@ -4,6 +4,7 @@
 //! that lost anything fails when it ends. A row that was never tried fails it as well.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     fmt::Display,
     io::Write as _,
@@ -76,6 +77,12 @@ pub struct Tally {
     losses: Mutex<Vec<String>>,
 }
 
+/// What a panic said.
+pub fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|why| (*why).to_owned())).unwrap_or_default()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -100,14 +107,16 @@ impl Tally {
                 Some(value)
             }
             Err(panic) => {
-                let why = panic
-                    .downcast_ref::<String>()
-                    .cloned()
-                    .or_else(|| panic.downcast_ref::<&str>().map(|why| (*why).to_owned()))
-                    .unwrap_or_default();
-                lock(&self.losses).push(format!("{row}: {what}: {why}"));
+                lock(&self.losses).push(format!("{row}: {what}: {}", said(&*panic)));
                 None
             }
+        }
+    }
+
+    /// What must hold besides the tries: a run without a fault. It counts only when it does not hold.
+    pub fn hold(&self, row: &str, what: impl Display, work: impl FnOnce()) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+            self.lose(row, format!("{what}: {}", said(&*panic)));
         }
     }
 
@@ -145,12 +154,24 @@ impl Tally {
                 self.name, count.tried, count.survived
             ));
         }
-        let untried: Vec<&&str> = must.iter().filter(|row| self.sum(row).tried == 0).collect();
-        let losses = lock(&self.losses).clone();
-        let line = format!("campaign: {}: {}, seed {}", self.name, words(&self, self.sum(""), losses.len()), self.seed);
+        let (line, problem) = self.close(must, words);
         summary(&line);
-        assert!(losses.is_empty(), "{line}\n\n{}", losses.join("\n\n"));
-        assert!(untried.is_empty(), "{line}\nnever tried: {untried:?}");
+        if let Some(problem) = problem {
+            panic!("{line}\n\n{problem}");
+        }
+    }
+
+    /// The line that sums it up, and what it fails with.
+    fn close(&self, must: &[&str], words: impl FnOnce(&Self, Count, usize) -> String) -> (String, Option<String>) {
+        let losses = lock(&self.losses).clone();
+        let line = format!("campaign: {}: {}, seed {}", self.name, words(self, self.sum(""), losses.len()), self.seed);
+        let untried: Vec<&&str> = must.iter().filter(|row| self.sum(row).tried == 0).collect();
+        let problem = match (losses.is_empty(), untried.is_empty()) {
+            (true, true) => None,
+            (true, false) => Some(format!("never tried: {untried:?}")),
+            (false, _) => Some(losses.join("\n\n")),
+        };
+        (line, problem)
     }
 }
 
@@ -161,4 +182,66 @@ pub fn summary(line: &str) {
     let file = std::fs::File::options().create(true).append(true).open(&path);
     let written = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
     written.unwrap_or_else(|error| panic!("SEALIFT_TEST_SUMMARY ({}) cannot be written: {error}", path.display()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(_: &Tally, all: Count, lost: usize) -> String {
+        format!("{} tried, {} survived, {lost} lost", all.tried, all.survived)
+    }
+
+    fn tally() -> Tally {
+        Tally { seed: 7, name: "example", rows: Mutex::default(), losses: Mutex::default() }
+    }
+
+    #[test]
+    fn a_campaign_without_a_loss_passes() {
+        let tally = tally();
+        assert_eq!(tally.attempt("row 02", "one", || 5), Some(5));
+        tally.hold("row 02", "besides", || ());
+        let (line, problem) = tally.close(&["row 02"], words);
+        assert_eq!((line.as_str(), problem), ("campaign: example: 1 tried, 1 survived, 0 lost, seed 7", None));
+    }
+
+    #[test]
+    fn whatever_panics_is_lost_and_named_and_fails_it() {
+        let tally = tally();
+        assert!(tally.attempt("row 02", "one", || assert!(tally.seed == 0, "a byte is gone")).is_none());
+        tally.attempt("row 03", "two", || ());
+        tally.hold("row 03", "besides", || panic!("it is not tidy"));
+        tally.lose("row 04", "not begun");
+        let (line, problem) = tally.close(&["row 02"], words);
+        assert_eq!(line, "campaign: example: 4 tried, 1 survived, 3 lost, seed 7");
+        let problem = problem.expect("it fails");
+        for why in ["row 02: one: a byte is gone", "row 03: besides: it is not tidy", "row 04: not begun"] {
+            assert!(problem.contains(why), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_was_never_tried_fails_it() {
+        let tally = tally();
+        tally.attempt("row 02", "one", || ());
+        let (_, problem) = tally.close(&["row 02", "row 03"], words);
+        assert_eq!(problem.as_deref(), Some("never tried: [\"row 03\"]"));
+    }
+
+    #[test]
+    fn a_row_is_given_up_when_it_lost_enough() {
+        let tally = tally();
+        for _ in 0..ENOUGH {
+            assert!(!tally.given_up("row 02"));
+            tally.attempt("row 02", "one", || panic!("lost"));
+        }
+        assert!(tally.given_up("row 02") && !tally.given_up("row 03"));
+    }
+
+    #[test]
+    fn numbers_follow_from_seed_and_stream() {
+        let draw = |seed, stream| Random::new(seed, stream).bytes(20);
+        assert_eq!(draw(1, 1), draw(1, 1));
+        assert!(draw(1, 1) != draw(2, 1) && draw(1, 1) != draw(1, 2));
+    }
 }

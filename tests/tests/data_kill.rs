@@ -94,7 +94,7 @@ fn both(random: &mut Random, port: u16, prefix: &str) -> [Scene; 2] {
 /// Everything is in the store and whole, and nothing is left over.
 fn pushed(scene: &Scene) {
     scene.run(&["data", "push"]).ok();
-    scene.run(&["data", "verify"]).ok();
+    scene.verified();
     scene.tidy();
     if scene.place.is_none() {
         server_is_tidy(&scene.project.store_folder());
@@ -118,20 +118,16 @@ fn pull(tally: &Tally, port: u16) {
         scene.run(&["data", "push"]).ok();
     }
     let line = ["data", "pull"];
-    rounds(
-        tally,
-        "pull",
-        &mut scenes,
-        &mut random,
-        &line,
-        |scene, _| scene.forget(),
-        |scene| {
-            scene.not_torn(&[]);
-            scene.run(&["data", "pull"]).ok();
-            scene.whole();
-            scene.run(&["data", "verify", "--local"]).ok();
-        },
-    );
+    rounds(tally, "pull", &mut scenes, &mut random, &line, |scene, _| scene.forget(), pulled);
+}
+
+/// Nothing false is here, and the next pull brings everything.
+fn pulled(scene: &Scene) {
+    scene.not_torn(&[]);
+    scene.nothing_false_is_cached();
+    scene.run(&["data", "pull"]).ok();
+    scene.whole();
+    scene.run(&["data", "verify", "--local"]).ok();
 }
 
 /// From one version of the data to another, and into an empty place.
@@ -249,20 +245,19 @@ fn proxied(owner: &Project, server: &Server, prefix: &str) -> (Scene, Proxy) {
     (scene, proxy)
 }
 
-/// Wherever a push stands when it is interrupted: it ends with 130, soon, and the next one finishes.
-#[test]
-fn sigint_in_mid_push_leaves_what_the_next_push_finishes() {
+/// Interrupts a verb at each of its requests: it ends with 130, soon, and the next one finishes.
+fn interrupted(verb: &str, before: impl Fn(&Scene), after: impl Fn(&Scene)) {
     let owner = Project::bare();
     let folder = owner.folder().join("served");
     let server = Server::start(&owner, &folder, true);
-    let (scene, proxy) = proxied(&owner, &server, "sigint");
+    let (scene, proxy) = proxied(&owner, &server, verb);
     scene.run(&["data", "push"]).ok();
     let mut interrupted = 0;
     for nth in 1.. {
-        scene.empty_store();
+        before(&scene);
         proxy.arm(Fault::Silent, Among::All, nth, false);
-        let mut running = scene.sealift(&["data", "push"]).spawn();
-        until("the request is held, or the push is over", || {
+        let mut running = scene.sealift(&["data", verb]).spawn();
+        until("the request is held, or the command is over", || {
             (proxy.struck() > 0 || running.ends_within(Duration::from_millis(5))).then_some(())
         });
         let struck = proxy.struck() > 0;
@@ -277,47 +272,101 @@ fn sigint_in_mid_push_leaves_what_the_next_push_finishes() {
         }
         let run = run.fails(130);
         assert!(run.took < Duration::from_secs(10), "{}", run.told());
+        common::refused(&run, 130).then("the same command again");
         interrupted += 1;
-        pushed(&scene);
+        server_is_tidy(&folder);
+        after(&scene);
         server_is_tidy(&folder);
     }
-    assert!(interrupted >= 6, "a push made only {interrupted} requests");
-    e2e::tell(&format!("SIGINT: {interrupted} pushes interrupted, {interrupted} finished"));
+    assert!(interrupted >= 3, "a {verb} made only {interrupted} requests");
+    e2e::tell(&format!("SIGINT: {verb} interrupted at each of {interrupted} requests, and finished"));
 }
 
-/// An upload in parts that is interrupted is aborted before the program ends.
 #[test]
-fn sigint_leaves_no_upload_in_parts_open() {
+fn sigint_at_each_request_of_a_push_leaves_what_the_next_push_finishes() {
+    interrupted("push", Scene::empty_store, pushed);
+}
+
+#[test]
+fn sigint_at_each_request_of_a_pull_leaves_what_the_next_pull_finishes() {
+    interrupted("pull", Scene::forget, pulled);
+}
+
+/// At random moments, with the store in the repository: nothing waits for an answer there.
+#[test]
+fn sigint_at_random_moments() {
+    let seed = e2e::campaign::seed();
+    e2e::tell(&format!("SIGINT: random moments of seed {seed} (again: SEALIFT_TEST_SEED={seed})"));
+    let mut random = Random::new(seed, 9);
+    let scene = Scene::new(&mut random, None);
+    let mut took = Pace(scene.run(&["data", "push"]).ok().took);
+    let mut stopped = 0;
+    for round in 0..20 {
+        let verb = ["push", "pull"][round % 2];
+        if verb == "push" {
+            scene.empty_store()
+        } else {
+            scene.forget()
+        }
+        let moment = took.moment(&mut random);
+        let mut running = scene.sealift(&["data", verb]).spawn();
+        if running.ends_within(moment) {
+            took.learn(running.wait().ok().took);
+        } else {
+            running.signal(Signal::INT);
+            let run = running.wait();
+            // Before its handler is there, the signal ends the process as it does any; nothing was begun then.
+            let early = run.signal == Some(Signal::INT.as_raw());
+            assert!(early || matches!(run.code, Some(0 | 130)), "{}", run.told());
+            stopped += 1;
+        }
+        if verb == "push" { pushed(&scene) } else { pulled(&scene) }
+    }
+    assert!(stopped >= 5, "only {stopped} of 20 were interrupted");
+}
+
+/// An upload in parts that is interrupted is aborted before the program ends; one that is killed, by the next that sends it.
+#[test]
+fn no_upload_in_parts_stays_open() {
     let owner = Project::bare();
     let folder = owner.folder().join("served");
     let server = Server::start(&owner, &folder, true);
     let mut project = Project::service_with(Settings { model: true, gate: false, ..Settings::default() });
-    project.write("models/price.json", Random::new(1, 9).bytes(18 << 20));
     let proxy = Proxy::before(server.port, Random::new(1, 8));
     project.settings.store = section(&proxy.endpoint(), common::network::BUCKET);
     project.configure();
-    project.commit("A large model");
     let register = || {
         let line = ["model", "register"];
         project.sealift(line).env("STORE_ACCESS", common::network::ACCESS).env("STORE_SECRET", common::network::SECRET)
     };
-    // Begin, three parts, completion: held at each.
-    for nth in 1..=5 {
-        proxy.arm(Fault::Silent, Among::Multipart, nth, false);
-        let mut running = register().spawn();
-        until("the request is held", || {
-            assert!(!running.ends_within(Duration::from_millis(5)), "request {nth} was never made");
-            (proxy.struck() > 0).then_some(())
-        });
-        running.signal(Signal::INT);
-        let run = running.wait().fails(130);
-        assert!(run.took < Duration::from_secs(30), "{}", run.told());
-        proxy.disarm();
-        let open = open_uploads(&folder);
-        assert!(open.is_empty(), "interrupted at request {nth}, uploads are open: {open:?}");
+    let mut random = Random::new(1, 9);
+    for signal in [Signal::INT, Signal::KILL] {
+        project.write("models/price.json", random.bytes(17 << 20));
+        project.commit("A large model");
+        // Begin, three parts, completion: held at each.
+        for nth in 1..=5 {
+            proxy.arm(Fault::Silent, Among::Multipart, nth, false);
+            let mut running = register().spawn();
+            until("the request is held", || {
+                assert!(!running.ends_within(Duration::from_millis(5)), "request {nth} was never made");
+                (proxy.struck() > 0).then_some(())
+            });
+            running.signal(signal);
+            let run = running.wait();
+            proxy.disarm();
+            if signal == Signal::INT {
+                let run = run.fails(130);
+                assert!(run.took < Duration::from_secs(30), "{}", run.told());
+                let open = open_uploads(&folder);
+                assert!(open.is_empty(), "interrupted at request {nth}, uploads are open: {open:?}");
+            } else {
+                run.killed();
+            }
+        }
+        assert!(signal == Signal::INT || !open_uploads(&folder).is_empty(), "a kill left nothing to clear");
+        register().run().ok();
+        server_is_tidy(&folder);
     }
-    register().run().ok();
-    server_is_tidy(&folder);
 }
 
 /// SIGTERM to a server under pushes: it ends with 0 and what it answered is there; pushes go on when it is back.

@@ -1,7 +1,7 @@
 //! Data sets of a project, a store behind them that can be emptied, and what must hold when all is well.
 
 use super::network::{ACCESS, SECRET};
-use domain::secret::Secret;
+use domain::{Digest, secret::Secret};
 use e2e::{Invocation, Project, Run, campaign::Random};
 use std::{
     collections::BTreeMap,
@@ -252,6 +252,24 @@ impl Scene {
         for (path, entry) in self.data() {
             let known = others.iter().any(|other| other.get(&path) == Some(&entry));
             assert!(known || self.expected.get(&path) == Some(&entry), "{} is torn", path.display());
+        }
+    }
+
+    /// Everything is in the store and whole by itself: nothing had to be sent again, as a verification does when it can.
+    #[track_caller]
+    pub(crate) fn verified(&self) {
+        let run = self.run(&["data", "verify"]).ok();
+        let mended = format!("{}{}", run.stdout, run.stderr).contains("sent again");
+        assert!(!mended, "the store lacked something, or had it damaged: {}", run.told());
+    }
+
+    /// Whatever damaged bytes came: none of them is in the cache under the name of what it should be.
+    #[track_caller]
+    pub(crate) fn nothing_false_is_cached(&self) {
+        for (path, entry) in entries(&self.project.path(".sealift/cache/data/packs")) {
+            let Entry::File(_, bytes) = entry else { continue };
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            assert!(Digest::of(&bytes).hex() == name, "the cache holds other bytes than its pack {name} has");
         }
     }
 

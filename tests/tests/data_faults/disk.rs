@@ -2,10 +2,15 @@
 
 use crate::{
     Lane,
-    common::{self, Tmpfs, data::Scene, data::server_is_tidy, refused, succeed},
+    common::{
+        self, Tmpfs,
+        data::{QUICK, Scene, served, server_is_tidy},
+        network::Server,
+        refused, succeed,
+    },
 };
 use e2e::{
-    Run, Running,
+    Project, Run, Running,
     campaign::{Random, Tally},
 };
 use std::{
@@ -31,6 +36,7 @@ pub(crate) fn lanes() -> Vec<Lane<'static>> {
         for verb in ["add", "push", "pull", "checkout"] {
             lanes.push((format!("row 02 fsync of {verb}"), Box::new(move |tally| fsync(tally, verb))));
         }
+        lanes.push(("row 02 fsync of the server".to_owned(), Box::new(fsync_of_server)));
     }
     if common::root("a file system that is full") {
         for verb in ["add", "push", "pull", "checkout"] {
@@ -72,10 +78,10 @@ fn finished(scene: &Scene, verb: &str) {
     scene.run(&["data", verb]).ok();
     scene.whole();
     match verb {
-        "add" => scene.run(&["data", "verify", "--local"]).ok(),
-        "push" => scene.run(&["data", "verify"]).ok(),
-        _ => scene.run(&["data", "status"]).ok().says("clean"),
-    };
+        "add" => drop(scene.run(&["data", "verify", "--local"]).ok()),
+        "push" => scene.verified(),
+        _ => drop(scene.run(&["data", "status"]).ok().says("clean")),
+    }
     server_is_tidy(&scene.project.store_folder());
 }
 
@@ -87,14 +93,15 @@ fn fsync(tally: &Tally, verb: &'static str) {
     for nth in 1..=MOST {
         prepare(&scene, verb);
         let mut command = scene.project.command("strace");
-        command.args(["-f", "-qq", "-e", "trace=fsync,fdatasync", "-e"]);
-        command.arg(format!("inject=fsync,fdatasync:error=EIO:when={nth}")).arg("-o").arg(&log);
+        command.args(tracer(&log, &nth.to_string()));
         command.arg(env!("CARGO_BIN_EXE_sealift-under-test")).args(["data", verb]);
         let run = Running::start(command, format!("data {verb} with fsync {nth} failing")).wait();
-        let injected = fs::read_to_string(&log).unwrap().contains("(INJECTED)");
-        if !injected {
-            tally.attempt(row, format!("{verb} without a failing fsync"), || run.ok());
-            assert!(nth > 1, "data {verb} makes no fsync");
+        let log = fs::read_to_string(&log).unwrap();
+        if !log.contains("(INJECTED)") {
+            tally.hold(row, format!("{verb} without a failing fsync"), || {
+                run.ok();
+                assert!(nth > 1, "data {verb} makes no fsync");
+            });
             return;
         }
         if tally.given_up(row) {
@@ -104,11 +111,97 @@ fn fsync(tally: &Tally, verb: &'static str) {
             let refusal = refused(&run, run.code.filter(|code| matches!(code, 69 | 70)).unwrap_or(70));
             let said = format!("{} {}", refusal.what, refusal.why);
             assert!(said.contains("os error 5") || said.contains("fsync"), "{}", run.told());
+            nothing_named_after(&log);
             scene.not_torn(&[]);
             finished(&scene, verb);
         });
     }
     tally.lose(row, format!("data {verb} made more than {MOST} fsyncs a thread"));
+}
+
+/// How strace lets fsyncs fail: `when` is a number, or a number and a plus.
+fn tracer(log: &Path, when: &str) -> Vec<String> {
+    let calls = "trace=fsync,fdatasync,rename,renameat,renameat2,link,linkat";
+    let inject = format!("inject=fsync,fdatasync:error=EIO:when={when}");
+    let line = ["-f", "-qq", "-y", "-s", "4096", "-e", calls, "-e", &inject, "-o"];
+    line.iter().map(|word| (*word).to_owned()).chain([log.display().to_string()]).collect()
+}
+
+/// In what strace wrote: no file whose fsync failed was given a name afterwards, as if it were safe on the disk.
+#[track_caller]
+pub(crate) fn nothing_named_after(log: &str) {
+    let mut waiting = std::collections::BTreeMap::new();
+    let mut failed: Vec<String> = Vec::new();
+    let mut seen = false;
+    for line in log.lines() {
+        let (process, rest) = line.trim_start().split_once(' ').unwrap_or_default();
+        let rest = rest.trim_start();
+        if rest.starts_with("fsync(") || rest.starts_with("fdatasync(") {
+            let path = rest.split_once('<').and_then(|(_, rest)| rest.split('>').next()).unwrap_or_default();
+            waiting.insert(process.to_owned(), path.to_owned());
+        }
+        if line.contains("(INJECTED)") {
+            seen = true;
+            let path = waiting.get(process).unwrap_or_else(|| panic!("whose fsync failed? {line}"));
+            failed.extend(Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned()));
+        } else if rest.starts_with("rename") || rest.starts_with("link") {
+            let from = rest.split('"').nth(1).unwrap_or_default();
+            let from = Path::new(from).file_name().unwrap_or_default().to_string_lossy().into_owned();
+            assert!(!failed.contains(&from), "{from} was never safe on the disk, and got a name: {line}");
+        }
+    }
+    assert!(seen, "no fsync failed");
+}
+
+/// Row 2 on the server's side: what it cannot make durable it does not say it has.
+fn fsync_of_server(tally: &Tally) {
+    const THREADS: u64 = 12;
+    let row = "row 02 fsync";
+    let owner = Project::bare();
+    let (folder, log) = (owner.folder().join("served"), owner.folder().join("injected"));
+    let port = owner.port("staging");
+    let place = served(port, "fsync");
+    let mut healthy = Some(Server::listen(&owner, &folder, true, port));
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let scene = Scene::small(&mut Random::new(tally.seed, 650), Some((place, &endpoint, QUICK)));
+    scene.run(&["data", "push"]).ok();
+    for (nth, lasting) in (1..=THREADS).flat_map(|nth| [(nth, false), (nth, true)]) {
+        scene.empty_store();
+        drop(healthy.take());
+        let _ = fs::remove_file(&log);
+        let when = format!("{nth}{}", if lasting { "+" } else { "" });
+        // With -D the tracer is a child of what it traces, so that the server is what is ended.
+        let traced = tracer(&log, &when);
+        let runner: Vec<&str> = ["strace", "-D"].into_iter().chain(traced.iter().map(String::as_str)).collect();
+        let ill = Server::under(&runner, &owner, &folder, true, port);
+        let run = scene.run(&["data", "push"]);
+        drop(ill);
+        healthy = Some(Server::listen(&owner, &folder, true, port));
+        let log = fs::read_to_string(&log).unwrap();
+        if !log.contains("(INJECTED)") {
+            tally.hold(row, "a server without a failing fsync", || {
+                run.ok();
+                assert!(nth > 1, "the server makes no fsync");
+            });
+            return;
+        }
+        if tally.given_up(row) {
+            return;
+        }
+        tally.attempt(row, format!("fsync {when} of each thread of the server"), || {
+            nothing_named_after(&log);
+            if run.code != Some(0) {
+                refused(&run, 69).says(&["s3://"]);
+            } else {
+                // What was answered with success is there.
+                scene.verified();
+            }
+            scene.run(&["data", "push"]).ok();
+            scene.verified();
+            scene.tidy();
+            server_is_tidy(&folder);
+        });
+    }
 }
 
 /// Row 3: a disk with room for a little more each time, until it suffices; then the same with inodes.
@@ -155,21 +248,27 @@ fn fits(tally: &Tally, scene: &Scene, verb: &str, place: &Path, what: &str, step
         return false; // no room for what git would have written
     }
     let run = scene.run(&["data", verb]);
-    let outcome = tally.attempt(row, format!("{verb} with {options}"), || {
-        if run.code == Some(0) {
+    let fits = run.code == Some(0);
+    if fits {
+        tally.hold(row, format!("{verb} with {options}, which is enough"), || {
+            assert!(step > 1, "the disk was never full");
+            scene.whole();
+            if verb == "push" {
+                scene.verified();
+            }
+        });
+    } else {
+        tally.attempt(row, format!("{verb} with {options}"), || {
+            refused(&run, 70).says(&["full"]).then("free space");
+            if verb == "add" {
+                assert!(!scene.project.path("data/raw.snapshot.toml").exists(), "a pointer to what is not kept");
+            }
             scene.not_torn(&[]);
-            return true;
-        }
-        refused(&run, 70).says(&["full"]).then("free space");
-        if verb == "add" {
-            assert!(!scene.project.path("data/raw.snapshot.toml").exists(), "a pointer to what is not kept");
-        }
-        scene.not_torn(&[]);
-        // With room, the same command does what was not done.
-        succeed(Command::new("mount").args(["-o", "remount,size=64m,nr_inodes=10000"]).arg(&disk.path));
-        finished(scene, verb);
-        false
-    });
+            // With room, the same command does what was not done.
+            succeed(Command::new("mount").args(["-o", "remount,size=64m,nr_inodes=10000"]).arg(&disk.path));
+            finished(scene, verb);
+        });
+    }
     drop(disk);
     if verb == "push" {
         // The store was on the disk that is gone.
@@ -178,7 +277,7 @@ fn fits(tally: &Tally, scene: &Scene, verb: &str, place: &Path, what: &str, step
     if let Some(texts) = &pointers {
         scene.point(texts);
     }
-    outcome == Some(true)
+    fits
 }
 
 /// Row 4: the pointer cut short at every byte.
@@ -215,7 +314,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 /// Row 4: one kind of file of the cache, cut short at every byte of its tail and at some places before.
 fn torn(tally: &Tally, kind: &'static str) {
-    const TAIL: usize = 60;
+    const TAIL: usize = 40;
     let row = "row 04 torn";
     let scene = scene(tally, 900, "push");
     let mut random = Random::new(tally.seed, 901);
@@ -233,6 +332,7 @@ fn torn(tally: &Tally, kind: &'static str) {
             replace(&file, &whole[..length]);
             tally.attempt(row, format!("{kind} cut to {length} of {} bytes, case {index}", whole.len()), || {
                 read_torn(&scene, kind, index);
+                healed(kind, &file, &whole);
             });
         }
         // And one bit in the middle, which no length tells.
@@ -243,9 +343,16 @@ fn torn(tally: &Tally, kind: &'static str) {
             replace(&file, &bytes);
             tally.attempt(row, format!("{kind} with bit {at} flipped, case {index}"), || {
                 read_torn(&scene, kind, index);
+                healed(kind, &file, &whole);
             });
         }
     }
+    tally.hold(row, format!("{kind} in the end"), || drop(scene.run(&["data", "verify", "--local"]).ok()));
+}
+
+/// What was torn is what it was. The index remembers times, which are other ones.
+fn healed(kind: &str, file: &Path, whole: &[u8]) {
+    assert!(kind == "stat" || fs::read(file).unwrap() == whole, "{} was not healed", file.display());
 }
 
 /// A file of the cache may be read-only.
@@ -286,7 +393,6 @@ fn read_torn(scene: &Scene, kind: &str, index: usize) {
     }
     scene.run(&["data", "pull"]).ok();
     scene.whole();
-    scene.run(&["data", "verify", "--local"]).ok();
 }
 
 /// A checkout from a damaged cache either says so, and that a pull mends it, or is right.

@@ -113,7 +113,7 @@ fn corrupt_cache(tally: &Tally) {
                         // The store has nothing, the cache is damaged: the data itself is still here.
                         scene.empty_store();
                         scene.run(&["data", "push"]).ok();
-                        scene.run(&["data", "verify"]).ok();
+                        scene.verified();
                         scene.whole();
                     }
                 });
@@ -154,7 +154,7 @@ fn corrupt_store(tally: &Tally) {
                     refused(&run, 73).then("sealift data push");
                     scene.run(&["data", "push"]).ok();
                 }
-                scene.run(&["data", "verify"]).ok();
+                scene.verified();
                 scene.whole();
                 assert!(objects::body(&objects::file(&store, &key)) == body, "it was not healed");
             });

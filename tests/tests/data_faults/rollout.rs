@@ -7,7 +7,7 @@ use crate::{
 use e2e::{
     Project, Run, Settings,
     campaign::{Random, Tally},
-    proxy::{Among, Fault, Proxy},
+    proxy::{Among, Fault, Passed, Proxy},
 };
 
 /// More conditional writes than any command here makes.
@@ -38,16 +38,15 @@ fn conditional(tally: &Tally, row: &'static str, fault: Fault, line: &[&str], fi
     let proxy = Proxy::before(0, Random::new(tally.seed, 500 + first));
     let store = section(&proxy.endpoint(), BUCKET);
     let base =
-        Project::service_with(Settings { gate: false, store, lease_ttl: "10s".to_owned(), ..Settings::default() });
+        Project::service_with(Settings { gate: false, store, lease_ttl: "30s".to_owned(), ..Settings::default() });
     {
         let server = Server::start(&base, &base.path(FOLDER), true);
         proxy.lead_to(server.port);
         sealift(&base, &["store", "check"]).ok();
-        match line {
-            ["deploy", ..] => sealift(&base, &["release", "cut"]).ok(),
-            // The probe of the first write is not what is looked at here.
-            _ => sealift(&base, &["data", "push"]),
-        };
+        // A cut is the first contact, which asks by writes on trial whether the store keeps its word.
+        if line[0] == "deploy" {
+            sealift(&base, &["release", "cut"]).ok();
+        }
     }
     let mut nth = first;
     while nth <= MOST && !tally.given_up(row) {
@@ -59,11 +58,18 @@ fn conditional(tally: &Tally, row: &'static str, fault: Fault, line: &[&str], fi
         let run = sealift(&project, line);
         let passed = proxy.disarm();
         if passed.struck.is_empty() {
-            tally.attempt(row, format!("{line:?} without {fault:?}"), || run.ok());
+            tally.hold(row, format!("{line:?} without {fault:?}"), || {
+                run.ok();
+                assert!(nth > first, "{line:?} makes no conditional write");
+            });
             return;
         }
         tally.attempt(row, format!("{fault:?} at conditional write {nth} of {line:?}"), || {
+            if line[0] == "release" && nth == 1 {
+                assert!(passed.struck[0].contains("/probes/"), "no trial: {:?}", passed.requests);
+            }
             assert_eq!(run.code, Some(0), "struck {:?}: {}", passed.struck, run.told());
+            compared(fault, &passed);
             match line {
                 ["deploy", ..] => deployed(&project),
                 _ => {
@@ -79,6 +85,24 @@ fn conditional(tally: &Tally, row: &'static str, fault: Fault, line: &[&str], fi
     if nth > MOST {
         tally.lose(row, format!("{line:?} made more than {MOST} conditional writes"));
     }
+}
+
+/// After the 409 the write is sent again; after the 412, and after the answer that was lost, what is there is read and
+/// compared with what was written.
+fn compared(fault: Fault, passed: &Passed) {
+    let writes = if fault == Fault::Conflict { 2 } else { 1 };
+    let write = &passed.struck[0];
+    let key =
+        |request: &str| request.split(' ').nth(1).unwrap_or_default().split('?').next().unwrap_or_default().to_owned();
+    let of_key: Vec<&str> =
+        passed.requests.iter().filter(|request| key(request) == key(write)).map(|request| &request[..3]).collect();
+    let first = passed.requests.iter().position(|request| request == write).unwrap();
+    let before = passed.requests[..first].iter().filter(|request| key(request) == key(write)).count();
+    let after = &of_key[before..];
+    assert!(after.iter().filter(|method| **method == "PUT").count() >= writes, "not sent again: {:?}", passed.requests);
+    let last = after.iter().rposition(|method| *method == "PUT").unwrap_or(0);
+    let read = after[last..].iter().any(|method| matches!(*method, "GET" | "HEA"));
+    assert!(read || after[..last].contains(&"GET"), "{write} was never compared: {:?}", passed.requests);
 }
 
 /// What a rollout without a fault comes to, and that nothing is left to do.
