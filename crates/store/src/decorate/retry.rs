@@ -269,7 +269,8 @@ impl Objects for Retry {
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page> {
-        self.core.repeat(&format!("a listing of {prefix}"), 0, || self.core.inner.list(prefix, after)).await
+        let what = if prefix.is_empty() { "a listing" } else { &format!("a listing of {prefix}") };
+        self.core.repeat(what, 0, || self.core.inner.list(prefix, after)).await
     }
 
     async fn delete(&self, key: &str) -> Result<()> {

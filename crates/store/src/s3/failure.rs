@@ -90,6 +90,8 @@ impl Call<'_> {
         E: ProvideErrorMetadata + Cause + Send + Sync + 'static,
     {
         let Some(status) = status(error) else { return unreached(error) };
+        // A listing of everything has no prefix.
+        let key = if self.key.is_empty() { "a listing" } else { self.key };
         let message = error.message().unwrap_or("no reason given");
         match (status, error.code()) {
             (_, Some("NoSuchBucket")) => format!("has no bucket {:?}", self.bucket),
@@ -108,7 +110,7 @@ impl Call<'_> {
             }
             (401 | 403, code) => {
                 let code = code.map_or_else(|| status.to_string(), str::to_owned);
-                format!("{NOT_PERMITTED} ({code}, {})", self.key)
+                format!("{NOT_PERMITTED} ({code}, {key})")
             }
             (
                 301 | 307 | 400,
@@ -116,9 +118,9 @@ impl Call<'_> {
             ) => {
                 format!("keeps the bucket {:?} in another region ({code}: {message})", self.bucket)
             }
-            (429 | 503, code) => format!("is overloaded ({} {}, {})", status, code.unwrap_or("no code"), self.key),
-            (_, Some(code)) => format!("answers {status} {code} for {}: {message}", self.key),
-            (_, None) => format!("answers {status} for {}, in a way that is not S3", self.key),
+            (429 | 503, code) => format!("is overloaded ({status} {}, {key})", code.unwrap_or("no code")),
+            (_, Some(code)) => format!("answers {status} {code} for {key}: {message}"),
+            (_, None) => format!("answers {status} for {key}, in a way that is not S3"),
         }
     }
 }
