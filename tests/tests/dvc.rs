@@ -242,7 +242,8 @@ fn what_dvc_tracks_is_imported_from_wherever_it_is() {
         ),
     );
     bench.dvc(&[
-        &format!("remote add --quiet other {}", other.display()),
+        // In the person's own configuration, which is none of the repository's.
+        &format!("remote add --quiet --global other {}", other.display()),
         "add --quiet data model.bin side/table.csv",
         "repro --quiet",
     ]);
@@ -518,13 +519,14 @@ fn what_dvc_cannot_hold_is_said_by_name() {
 
     // Where dvc would not look, nothing is sent.
     let two = project.folder().join("two");
-    bench.dvc(&[&format!("remote add --quiet two {}", two.display())]);
+    bench.dvc(&[&format!("remote add --quiet --system two {}", two.display())]);
     let tool = project.read("tool.dvc");
     project.write("tool.dvc", format!("{tool}  remote: two\n"));
     refused(&bench.run(&["data", "export-dvc", "tool", "--remote", "store"]), 65).says(&["remote: two"]);
     assert_eq!(bench.json(&["data", "export-dvc", "tool"])[0]["remote"], two.to_str().unwrap());
     project.write("tool.dvc", format!("{tool}  cache: false\n"));
     refused(&bench.run(&["data", "export-dvc", "tool"]), 65).says(&["tool.dvc", "cache: false"]);
+    refused(&bench.run(&["data", "export-dvc", "tool", "--remote", "two", "--region", "eu"]), 64).says(&["--region"]);
     refused(&bench.run(&["data", "export-dvc", "tool", "--remote", "gs://x/y"]), 65).says(&["gs://"]);
     let text = bench.run(&["data", "export-dvc", "data", "--remote", "../elsewhere"]).ok();
     assert!(text.stdout.contains("a plain `dvc pull` asks another remote"), "{}", text.told());

@@ -138,11 +138,10 @@ impl Home {
     fn remote(&self, wanted: &str, endpoint: Option<&str>, region: Option<&str>) -> Result<Remote> {
         let known = self.config.remotes().iter().any(|name| name.eq_ignore_ascii_case(wanted));
         let place = wanted.contains("://") || wanted.starts_with('/');
-        if !place || known {
-            for (option, _) in [("--endpoint", endpoint), ("--region", region)].iter().filter(|one| one.1.is_some()) {
-                let message = format!("{option} is about an S3 URL; the remote {wanted} has its own in .dvc/config");
-                return Err(Error::Usage { message });
-            }
+        let given = endpoint.map(|_| "--endpoint").or(region.map(|_| "--region"));
+        if let Some(option) = given.filter(|_| !place || known) {
+            let message = format!("{option} is about an S3 URL; the remote {wanted} has its own in .dvc/config");
+            return Err(Error::Usage { message });
         }
         let remote = if place && !known { Remote::at(wanted, endpoint, region) } else { self.config.remote(wanted) };
         match remote {

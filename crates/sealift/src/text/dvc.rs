@@ -21,7 +21,9 @@ pub(crate) fn imported(all: &[ImportedData], paint: &Paint) -> String {
     let mut text = table.render("", paint);
     let changed: Vec<&str> = all.iter().filter(|data| data.changed).map(|data| data.pointer_file.as_str()).collect();
     if !changed.is_empty() {
-        text.push_str(&format!("\n  next: git add {} && git commit && sealift data push", changed.join(" ")));
+        let names: Vec<&str> = all.iter().filter(|data| data.changed).map(|data| data.name.as_str()).collect();
+        let (files, names) = (changed.join(" "), names.join(" "));
+        text.push_str(&format!("\n  next: git add {files} && git commit && sealift data push {names}"));
     }
     let absent: Vec<&str> = all.iter().filter(|data| !data.in_place).map(|data| data.path.as_str()).collect();
     if !absent.is_empty() {
