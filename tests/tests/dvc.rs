@@ -588,7 +588,7 @@ fn damaged_objects_of_a_remote_are_named_and_mended() {
     for bytes in [short, b"", &flipped] {
         damage(&victim, bytes);
         let run = bench.sealift(&clone, &["data", "import-dvc"]).run();
-        refused(&run, 73).says(&["large.bin", file["md5"].as_str().unwrap()]).then("dvc push");
+        refused(&run, 73).says(&["large.bin", file["md5"].as_str().unwrap()]).then("export-dvc PATH --verify");
         assert!(!clone.join("data.snapshot.toml").exists() && !clone.join("data").exists(), "{}", run.told());
     }
     damage(&listing, b"[]");
@@ -622,7 +622,9 @@ fn damaged_objects_of_a_remote_are_named_and_mended() {
     // And one that is nowhere is missing, by name.
     fs::remove_file(&victim).unwrap();
     fs::remove_dir_all(clone.join(".sealift")).unwrap();
-    refused(&bench.sealift(&clone, &["data", "import-dvc"]).run(), 66).says(&["data/large.bin"]).then("dvc push");
+    refused(&bench.sealift(&clone, &["data", "import-dvc"]).run(), 66)
+        .says(&["data/large.bin"])
+        .then("export-dvc PATH");
     assert_eq!(bench.project.read("data.snapshot.toml"), fs::read_to_string(clone.join("data.snapshot.toml")).unwrap());
 }
 

@@ -106,10 +106,12 @@ fn from_cause(cause: &Cause) -> Option<String> {
             }
             SnapshotError::Store { source, .. } => return from_store(source),
             SnapshotError::DvcMissing { .. } => {
-                "dvc remote list && dvc status --cloud   (on a host that has the data: dvc push)".to_owned()
+                "dvc remote list   (or, on a host that has the data: sealift data add PATH && sealift data export-dvc PATH)"
+                    .to_owned()
             }
+            // DVC itself remembers that the directory was pushed, and would send nothing.
             SnapshotError::DvcDamaged { .. } => {
-                "remove the object and dvc push it on a host that has the data: DVC does not see the damage".to_owned()
+                "sealift data add PATH && sealift data export-dvc PATH --verify, on a host that has the data".to_owned()
             }
             SnapshotError::DvcRemote { source, .. } => return from_store(source),
             SnapshotError::NotEmpty { .. } => "the same command with an empty directory".to_owned(),
