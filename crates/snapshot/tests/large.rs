@@ -78,16 +78,16 @@ fn memory_is_bounded_for_a_large_sparse_file_and_for_many_small_ones() {
     let f = Fixture::new();
     fs::create_dir(f.path("data")).unwrap();
     let mut sparse = fs::File::create(f.path("data/sparse")).unwrap();
-    for (place, seed) in [(0, 1), (200 << 20, 2), ((400 << 20) - 300_000, 3)] {
+    for (place, seed) in [(0, 1), (100 << 20, 2), ((256 << 20) - 300_000, 3)] {
         sparse.seek(SeekFrom::Start(place)).unwrap();
         sparse.write_all(&noise(300_000, seed)).unwrap();
     }
-    assert_eq!(sparse.metadata().unwrap().len(), 400 << 20);
+    assert_eq!(sparse.metadata().unwrap().len(), 256 << 20);
     all_verbs(&f, 112);
     assert!(f.cached_packs().iter().map(|pack| fs::metadata(pack).unwrap().len()).sum::<u64>() < 4 << 20);
 
     let f = Fixture::new();
-    for number in 0..24_000 {
+    for number in 0..12_000 {
         if number % 200 == 0 {
             fs::create_dir_all(f.path(format!("data/{:03}", number / 200))).unwrap();
         }
