@@ -151,6 +151,10 @@ fn a_body_is_the_one_that_was_signed() {
     let mut post = Signer::new("POST", "/sealift", b"<Delete></Delete>");
     post.query = "delete=";
     it.refused("a list of another body", &it.send(&post, delete.as_bytes()), 400, "XAmzContentSHA256Mismatch");
+    let nothing = Signer::new("GET", "/", b"nothing");
+    it.refused("no body instead of one", &it.send(&nothing, b""), 400, "XAmzContentSHA256Mismatch");
+    let put = Signer::new("PUT", PATH, b"new");
+    it.refused("PUT of nothing", &it.send(&put, b""), 400, "XAmzContentSHA256Mismatch");
     let get = Signer::new("GET", PATH, b"");
     it.refused("GET with a body", &it.send(&get, b"body"), 400, "XAmzContentSHA256Mismatch");
     let delete = Signer::new("DELETE", PATH, b"");

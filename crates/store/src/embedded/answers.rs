@@ -181,20 +181,17 @@ pub(super) fn body(file: File, range: std::ops::Range<u64>, path: PathBuf) -> St
     let file = Arc::new(file);
     // Nothing is read before somebody asks for it.
     let start = (file, range.start, path, None);
-    StreamingBlob::wrap(stream::try_unfold(start, move |(file, at, path, ahead)| {
-        let read = read.clone();
-        async move {
-            let cached = if ahead.is_none() { cached(&file, at..range.end.min(at + PIECE)) } else { None };
-            if let Some(piece) = cached {
-                let next = at + piece.len() as u64;
-                return Ok::<_, S3Error>(Some((piece, (file, next, path, None))));
-            }
-            let Some(reading) = ahead.or_else(|| read(&file, &path, at)) else { return Ok(None) };
-            let piece = reading.await.map_err(S3Error::internal_error)??;
+    StreamingBlob::wrap(stream::try_unfold(start, move |(file, at, path, ahead)| async move {
+        let cached = if ahead.is_none() { cached(&file, at..range.end.min(at + PIECE)) } else { None };
+        if let Some(piece) = cached {
             let next = at + piece.len() as u64;
-            let ahead = read(&file, &path, next);
-            Ok(Some((piece, (file, next, path, ahead))))
+            return Ok::<_, S3Error>(Some((piece, (file, next, path, None))));
         }
+        let Some(reading) = ahead.or_else(|| read(&file, &path, at)) else { return Ok(None) };
+        let piece = reading.await.map_err(S3Error::internal_error)??;
+        let next = at + piece.len() as u64;
+        let ahead = read(&file, &path, next);
+        Ok(Some((piece, (file, next, path, ahead))))
     }))
 }
 
@@ -444,7 +441,7 @@ pub(super) fn is_url(encoding: Option<&EncodingType>) -> S3Result<bool> {
 pub(super) fn source_of(source: &CopySource, headers: &HeaderMap) -> S3Result<(String, String)> {
     let written = headers.get("x-amz-copy-source").and_then(|value| value.to_str().ok());
     if !written.is_none_or(is_escaped) {
-        return Err(s3_error!(InvalidArgument, "The x-amz-copy-source value must be valid URL encoding"));
+        return Err(s3_error!(InvalidArgument, "Invalid copy source encoding"));
     }
     let spaced =
         written.filter(|it| it.contains('+')).map(|text| CopySource::parse(&text.replace('+', "%20"))).transpose();

@@ -107,7 +107,8 @@ pub(super) fn make_sense(headers: &HeaderMap) -> S3Result<()> {
         announced = Some(known(name)?);
     }
     if found.is_some() && announced.is_some() {
-        return Err(s3_error!(InvalidRequest, "Expecting a single x-amz-checksum- header"));
+        let what = "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.";
+        return Err(s3_error!(InvalidRequest, "{what}"));
     }
     let Some(wanted) = text(headers, "x-amz-sdk-checksum-algorithm") else { return Ok(()) };
     let wanted = known(wanted)?;

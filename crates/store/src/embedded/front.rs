@@ -107,6 +107,9 @@ impl Front {
         }
         // Without a body there is nothing to look at; as a stream, `s3s` would miss its length.
         let empty = http_body::Body::is_end_stream(request.body());
+        if empty && let Err(error) = Expected::of(request.headers()).is_of_nothing() {
+            return refusal(error);
+        }
         if empty || !document && !is_chunked(request.headers()) {
             return self.service.call(request).await;
         }
@@ -165,9 +168,7 @@ fn words_of(code: &str) -> Option<&'static str> {
         "IncompleteBody" => "You did not provide the number of bytes specified by the Content-Length HTTP header",
         "InvalidBucketName" => "The specified bucket is not valid.",
         "InvalidDigest" => "The Content-MD5 you specified was invalid.",
-        "InvalidPartOrder" => {
-            "The list of parts was not in ascending order. Parts list must be specified in order by part number."
-        }
+        "InvalidPartOrder" => "The list of parts was not in ascending order. Parts must be ordered by part number.",
         "InvalidURI" => "Couldn't parse the specified URI.",
         "KeyTooLongError" => "Your key is too long.",
         "MalformedXML" => "The XML you provided was not well-formed or did not validate against our published schema.",
@@ -472,6 +473,9 @@ fn covered(headers: &HeaderMap, signed: &str, free: &[&str]) -> S3Result<()> {
     }
 }
 
+/// The SHA-256 of no bytes.
+const OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
 /// What the head says of a document.
 struct Expected {
     length: Option<u64>,
@@ -493,6 +497,14 @@ impl Expected {
     /// What came with the list of parts: the checksums beside it are of the object, not of the list.
     fn without_sums(self) -> Self {
         Self { sums: BTreeMap::new(), ..self }
+    }
+
+    /// Whether no body is what was signed; its other sums are compared where they are kept.
+    fn is_of_nothing(&self) -> S3Result<()> {
+        match &self.sha256 {
+            Some(claimed) if claimed != OF_NOTHING => Err(checksums::payload_mismatch()),
+            _ => Ok(()),
+        }
     }
 
     fn check(&self, body: &[u8]) -> S3Result<()> {

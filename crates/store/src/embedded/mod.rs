@@ -23,6 +23,12 @@
 //! An object is one file, a *record*: the body from byte 0, then JSON (entity tag, times, types, user metadata, checksums),
 //! then 24 bytes: length and CRC-32 of the JSON, length of the body, `sealift1`. A body can be read with `head -c`.
 //!
+//! # How a request passes
+//!
+//! `serve` takes connections within `limits`; `front` refuses what S3 refuses by the head of a request and hands bodies on once they
+//! are what was signed; `s3s` checks the signature; `mend` takes over what S3 overlooks and `s3s` would not; `protocol` answers, by
+//! `receive`, `uploads`, `listing` and `directory`.
+//!
 //! # What never happens
 //!
 //! - No reader sees half an object: a record is written to `tmp`, verified against every checksum that came with it,

@@ -738,6 +738,9 @@ impl S3 for Server {
         let host = req.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let location = format!("http://{host}/{}/{}", input.bucket, input.key);
         let asked = input.checksum_type.as_ref().map(|kind| kind.as_str().to_ascii_uppercase());
+        if asked.as_deref().is_some_and(|kind| ![Kind::Full.name(), Kind::Composite.name()].contains(&kind)) {
+            return Err(s3_error!(InvalidRequest, "Value for x-amz-checksum-type header is invalid."));
+        }
         let parts = input.multipart_upload.and_then(|listed| listed.parts).unwrap_or_default();
         let (bucket, key) = (input.bucket.clone(), input.key.clone());
         let conditions = Preconditions { if_match: input.if_match, if_none_match: input.if_none_match };

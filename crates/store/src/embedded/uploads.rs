@@ -176,7 +176,6 @@ pub(super) fn list(directory: &Directory, bucket: &str, query: &UploadQuery) -> 
         let common = delimiter.and_then(|delimiter| Some(rest.find(delimiter)? + delimiter.len() + query.prefix.len()));
         let common = common.map(|end| upload.key[..end].to_owned());
         if common.is_some() && page.prefixes.last() == common.as_ref() {
-            last.1 = upload.id;
             continue;
         }
         if page.uploads.len() + page.prefixes.len() == query.limit {
@@ -298,7 +297,7 @@ pub(super) fn complete(
 /// The parts that the client lists, opened and compared with what it says of them.
 fn chosen(directory: &Directory, upload: &Upload, listed: &[CompletedPart]) -> S3Result<Vec<Opened>> {
     if listed.is_empty() {
-        return Err(s3_error!(MalformedXML, "a multipart upload has at least one part"));
+        return Err(s3_error!(MalformedXML));
     }
     let path = path_of(directory, &upload.id)?;
     let mut parts: Vec<Opened> = Vec::with_capacity(listed.len());
@@ -314,7 +313,7 @@ fn chosen(directory: &Directory, upload: &Upload, listed: &[CompletedPart]) -> S
         }
         let part = record::open(&path.join(part_name(number)))?.ok_or_else(invalid_part)?;
         let Some(etag) = &wanted.e_tag else {
-            return Err(s3_error!(MalformedXML, "every part of the list must have its ETag"));
+            return Err(s3_error!(MalformedXML));
         };
         let sum = sum_of(wanted)?;
         let ours = &part.record.checksums;
@@ -351,7 +350,7 @@ fn sum_of(wanted: &CompletedPart) -> S3Result<Option<(&'static str, &String)>> {
     let mut listed = sums.into_iter().filter_map(|(name, sum)| Some((name, sum.as_ref()?)));
     let Some((name, sum)) = listed.next() else { return Ok(None) };
     if listed.next().is_some() {
-        return Err(s3_error!(InvalidArgument, "Expecting a single checksum for each part."));
+        return Err(s3_error!(InvalidArgument, "Invalid Base64 or multiple checksums present in request"));
     }
     if !checksums::has_form(name, sum) {
         return Err(s3_error!(InvalidArgument, "Invalid Base64 or multiple checksums present in request"));
@@ -392,7 +391,7 @@ pub(super) fn completed(
 }
 
 fn invalid_part() -> S3Error {
-    let what = "One or more of the specified parts could not be found. The part may not have been uploaded, or the specified entity tag may not match the part's entity tag.";
+    let what = "One or more of the specified parts could not be found.  The part may not have been uploaded, or the specified entity tag may not match the part's entity tag.";
     s3_error!(InvalidPart, "{what}")
 }
 
