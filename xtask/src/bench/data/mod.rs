@@ -15,6 +15,7 @@ mod plot;
 mod proxy;
 mod report;
 mod sample;
+mod stopwatch;
 mod tools;
 
 use crate::{
@@ -35,6 +36,7 @@ use std::{
     process::{Child, ExitCode, Stdio},
     time::{Duration, Instant},
 };
+use stopwatch::Stopwatch;
 use tools::{Programs, Server, Tool, Workplace};
 
 const USAGE: &str = "\
@@ -154,7 +156,13 @@ pub(super) fn run(args: &[String]) -> Outcome<ExitCode> {
         print!("{USAGE}");
         return Ok(ExitCode::SUCCESS);
     }
+    if let [word] = args
+        && word == stopwatch::WORD
+    {
+        return stopwatch::serve();
+    }
     let options = Options::parse(args)?;
+    let stopwatch = Stopwatch::start()?;
     let sealift = options.program.clone().map_or_else(super::build, Ok)?;
     let mut provided = Vec::new();
     for (part, outcome) in provide(&[Part::Minio, Part::Dvc, Part::Restic, Part::S5cmd, Part::Rclone]) {
@@ -171,6 +179,7 @@ pub(super) fn run(args: &[String]) -> Outcome<ExitCode> {
         restic: program(Part::Restic)?,
         s5cmd: program(Part::S5cmd)?,
         rclone: program(Part::Rclone)?,
+        stopwatch,
     };
     let url = testbed.environment().find(|(name, _)| *name == "SEALIFT_TEST_MINIO").map(|(_, url)| url.to_owned());
     let minio = server(&url.ok_or("MinIO was not started")?)?;

@@ -2,7 +2,8 @@
 
 use super::{
     dataset::{self, Dataset},
-    sample::{Sample, measure},
+    sample::Sample,
+    stopwatch::Stopwatch,
 };
 use crate::shell::{Outcome, capture};
 use std::{
@@ -47,14 +48,14 @@ impl Tool {
     }
 }
 
-/// Where the programs are.
-#[derive(Debug, Clone)]
+/// Where the programs are, and what measures them.
 pub(super) struct Programs {
     pub(super) sealift: PathBuf,
     pub(super) dvc: PathBuf,
     pub(super) restic: PathBuf,
     pub(super) s5cmd: PathBuf,
     pub(super) rclone: PathBuf,
+    pub(super) stopwatch: Stopwatch,
 }
 
 impl Programs {
@@ -221,7 +222,7 @@ impl<'a> Workplace<'a> {
     }
 
     fn run(&self, words: &[&str]) -> Outcome<Sample> {
-        measure(self.command(self.programs.of(self.tool)).args(words))
+        self.programs.stopwatch.measure(self.command(self.programs.of(self.tool)).args(words))
     }
 
     /// Takes the data in, for tools that do so apart.
