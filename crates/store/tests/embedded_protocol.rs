@@ -344,3 +344,30 @@ fn expires_is_what_was_written() {
     }
     it.end();
 }
+
+#[test]
+fn bodies_that_are_read_at_once_do_not_mix() {
+    let it = Open::new();
+    let body = |number: u8| -> Vec<u8> {
+        (0..2_600_000_usize).map(|at| u8::try_from(at / 4096 % 251).unwrap() ^ number).collect()
+    };
+    for number in 0..6 {
+        it.put(&format!("/sealift/{number}"), "", &body(number));
+    }
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            let (it, expected) = (&it, body(number));
+            scope.spawn(move || {
+                let mut client = Client::new(it.served.address);
+                for round in 0..8_usize {
+                    // Ranges begin anywhere in a page, and end anywhere in a buffer.
+                    let first = round * 77_777;
+                    let range = format!("range: bytes={first}-\r\n");
+                    let answer = client.call("GET", &format!("/sealift/{number}"), &range, b"").unwrap();
+                    assert!(answer.status == 206 && answer.body == expected[first..], "object {number} from {first}");
+                }
+            });
+        }
+    });
+    it.end();
+}
