@@ -217,6 +217,24 @@ impl Repository {
         Ok(Status { state, cached, pointer })
     }
 
+    /// [`crate::complete`], for whom what this cache has noted as damaged in the store is missing.
+    pub async fn complete(&self, store: &Store, digest: &Digest) -> Result<Vec<String>> {
+        self.recall_damage(store);
+        remote::complete(store, digest).await
+    }
+
+    /// [`crate::hold`], for whom what this cache has noted as damaged in the store is missing.
+    pub async fn hold(
+        &self,
+        store: &Store,
+        digest: &Digest,
+        patience: Duration,
+        events: &Events,
+    ) -> Result<Vec<String>> {
+        self.recall_damage(store);
+        remote::hold(store, digest, patience, events).await
+    }
+
     /// Brings a snapshot of the store into the cache, verified.
     pub async fn fetch(&self, store: &Store, digest: &Digest, events: &Events) -> Result<()> {
         let _guard = self.enter(None).await?;
