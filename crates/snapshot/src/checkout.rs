@@ -7,7 +7,7 @@ use crate::{
     Checkout,
     cache::{Cache, layout_key},
     error::{Error, Result, at},
-    layout::{Chunk, LayoutReader, PackInfo},
+    layout::{CHUNK_COUNTS, Chunk, LayoutReader, PackInfo},
     manifest::{Entry, Kind, Shape},
     pack,
     plan::{Manifest, Plan, can_be_written, plan},
@@ -332,7 +332,7 @@ fn write(
                 }
             }
             if wanted {
-                writer.bytes += size;
+                writer.bytes += size + chunks.len() as u64 * CHUNK_COUNTS;
                 writer.add(entry, chunks)?;
             }
         } else if wanted {
@@ -549,7 +549,7 @@ pub(crate) fn verify_cached(cache: &Cache, digest: &Digest, task: &Task) -> Resu
         while let Some(chunk) = layout.next_chunk()? {
             chunks.push(chunk);
         }
-        bytes += size;
+        bytes += size + chunks.len() as u64 * CHUNK_COUNTS;
         batch.push((entry, chunks));
         if bytes >= BATCH_BYTES || batch.len() >= BATCH_FILES {
             check(&mut batch)?;

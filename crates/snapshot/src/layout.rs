@@ -18,6 +18,10 @@ const VERSION: u32 = 1;
 const HEADER: u64 = 44;
 /// A frame that wants more memory than 8 MiB to be read is refused; level 1 takes half a MiB.
 const WINDOW_LOG: u32 = 23;
+/// So many chunks more than [`pack::CHUNK`] allows are believed of a file.
+const SPARE_CHUNKS: u64 = 1024;
+/// What a chunk counts in the bytes of a batch of files, which bounds how many of them are collected.
+pub(crate) const CHUNK_COUNTS: u64 = 1024;
 /// A table of packs longer than this is refused: some 16 TiB of packs.
 const MOST_PACKS: u32 = 1 << 20;
 
@@ -198,8 +202,8 @@ impl LayoutReader {
         }
         self.left = self.number()?;
         self.single = self.left == 1;
-        // A chunk has at least one byte, so this also bounds what a reader may collect.
-        if self.left == 0 || self.left > size {
+        // Those who cut make chunks of 64 KiB at least; others may differ, but not by so much that a reader could not hold them.
+        if self.left == 0 || self.left > size.min(size / pack::CHUNK.0 as u64 + SPARE_CHUNKS) {
             return Err(self.corrupt("a file has an impossible number of chunks"));
         }
         Ok(self.left)
@@ -387,6 +391,17 @@ mod tests {
         }
         assert!(read(&bytes, &Digest::of("other"), &files).is_err());
         assert!(read(&bytes, &snapshot, &files[..1].to_vec()).is_err(), "more files than the manifest");
+    }
+
+    #[test]
+    fn a_flood_of_chunks_is_refused_by_their_number() {
+        let (snapshot, packs, _) = example();
+        let single = Chunk { digest: Digest::of("x"), length: 1, pack: 0, offset: 0, stored: 1 };
+        let file = |count: usize| vec![(count as u64, Digest::of("file"), vec![single; count])];
+        let read_back = |count| read(&written(&snapshot, &packs, &file(count)), &snapshot, &file(count));
+        read_back(SPARE_CHUNKS as usize).unwrap();
+        let error = read_back(SPARE_CHUNKS as usize + 1).unwrap_err();
+        assert!(error.to_string().contains("an impossible number of chunks"), "{error}");
     }
 
     #[test]

@@ -31,8 +31,8 @@ use std::{
 use store::{Body, Condition, Family, Store};
 use tokio::io::AsyncWriteExt as _;
 
-/// Packs that travel at the same time; a store may hold each in memory, 16 MiB, more than once.
-const CONCURRENT: usize = 4;
+/// Packs that travel at the same time, piece by piece.
+const CONCURRENT: usize = 8;
 /// Questions that are asked at the same time.
 const QUESTIONS: usize = 32;
 /// Up to this many objects are asked for one by one.

@@ -8,7 +8,7 @@ use crate::{
     Repository, Verified,
     cache::{Cache, layout_key},
     error::{Error, Result, at, count},
-    layout::{Chunk, PackInfo},
+    layout::{CHUNK_COUNTS, Chunk, PackInfo},
     manifest::Entry,
     pack,
     remote::{self, blocking, failed},
@@ -222,7 +222,7 @@ impl Window {
             while let Some(chunk) = layout.next_chunk()? {
                 chunks.push(chunk);
             }
-            bytes += size;
+            bytes += size + chunks.len() as u64 * CHUNK_COUNTS;
             batch.push((entry, chunks));
             if bytes >= BATCH_BYTES || batch.len() >= BATCH_FILES {
                 self.batch(std::mem::take(&mut batch))?;
