@@ -27,7 +27,7 @@ mod wait;
 
 pub use project::{COMPONENT, Invocation, Project};
 pub use run::{Run, Running};
-pub use service::service_program;
+pub use service::{sealift_program, service_program};
 pub use settings::{Behaviour, Settings};
 pub use state::{SlotIs, State};
 pub use wait::{DEADLINE, until};

@@ -30,8 +30,8 @@ fn target_folder() -> PathBuf {
     if folder.ends_with("deps") { folder.parent().unwrap_or(folder).to_owned() } else { folder.to_owned() }
 }
 
-/// The program under test.
-pub(crate) fn sealift_program() -> PathBuf {
+/// The program under test: what the runs of a project are runs of.
+pub fn sealift_program() -> PathBuf {
     let program = target_folder().join("sealift-under-test");
     assert!(program.exists(), "{} is not there; build the package e2e", program.display());
     program

@@ -41,11 +41,15 @@ impl Server {
 
     /// The same, run by another program: its command line up to what it is to run.
     pub(crate) fn under(runner: &[&str], project: &Project, folder: &Path, credentials: bool, port: u16) -> Self {
-        let program = env!("CARGO_BIN_EXE_sealift-under-test");
-        let mut command = project.command(runner.first().unwrap_or(&program));
-        if let Some((_, line)) = runner.split_first() {
-            command.args(line).arg(program);
-        }
+        let program = e2e::sealift_program();
+        let mut command = match runner.split_first() {
+            None => project.command(program),
+            Some((runner, line)) => {
+                let mut command = project.command(runner);
+                command.args(line).arg(program);
+                command
+            }
+        };
         command.args(["store", "serve", "--bucket", BUCKET, "--listen", &format!("127.0.0.1:{port}"), "--dir"]);
         command.arg(folder);
         if credentials {

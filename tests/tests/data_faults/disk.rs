@@ -94,7 +94,7 @@ fn fsync(tally: &Tally, verb: &'static str) {
         prepare(&scene, verb);
         let mut command = scene.project.command("strace");
         command.args(tracer(&log, &nth.to_string()));
-        command.arg(env!("CARGO_BIN_EXE_sealift-under-test")).args(["data", verb]);
+        command.arg(e2e::sealift_program()).args(["data", verb]);
         let run = Running::start(command, format!("data {verb} with fsync {nth} failing")).wait();
         let log = fs::read_to_string(&log).unwrap();
         if !log.contains("(INJECTED)") {

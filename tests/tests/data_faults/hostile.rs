@@ -433,9 +433,9 @@ fn bombs(tally: &Tally) {
 /// A run that may have half a gigabyte of memory.
 fn limited(scene: &Scene, verb: &str) -> e2e::Run {
     let mut command = scene.project.command("sh");
-    let program = env!("CARGO_BIN_EXE_sealift-under-test");
+    let program = e2e::sealift_program();
     // Data, not addresses: threads reserve more than they use.
-    command.args(["-c", &format!("ulimit -d 524288 && exec {program} data {verb}")]);
+    command.args(["-c", &format!("ulimit -d 524288 && exec {} data {verb}", program.display())]);
     e2e::Running::start(command, format!("sealift data {verb} with half a gigabyte")).wait()
 }
 
