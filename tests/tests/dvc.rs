@@ -416,9 +416,10 @@ s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={'Status': 'Enab
 
 // Out -----------------------------------------------------------------------------------------------------------------
 
-/// Two thousand files to an S3 server and back, with keys from the configuration and from the environment.
+/// Two thousand files to an S3 server and back, with keys from the configuration and from the environment. The longest of these
+/// tests is among the first.
 #[test]
-fn two_thousand_files_go_to_s3_and_dvc_pulls_them() {
+fn after_an_export_to_s3_dvc_pulls_two_thousand_files() {
     let Some(bench) = Bench::new() else { return };
     let project = &bench.project;
     let server = Server::start(project, &project.folder().join("served"), true);
