@@ -96,6 +96,28 @@ fn a_body_has_a_size() {
 }
 
 #[test]
+fn who_is_refused_while_sending_hears_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let served = Served::start(directory.path(), Limits::default());
+    let body = vec![7; 6 << 20];
+    let mut client = Client::new(served.address);
+    for round in 0..5 {
+        // By its head, and by what it asks for.
+        let tags = client.call("PUT", "/sealift/a", "x-amz-tagging: a=b\r\n", &body).unwrap();
+        assert_eq!((tags.status, tags.code().as_str()), (501, "NotImplemented"), "{round}");
+        let bucket = client.call("PUT", "/nothing/a?partNumber=1&uploadId=0", "", &body).unwrap();
+        assert_eq!((bucket.status, bucket.code().as_str()), (404, "NoSuchBucket"), "{round}");
+    }
+    // One who asks for leave is refused at once, and sends nothing.
+    let head = "PUT /sealift/a HTTP/1.1\r\nhost: test\r\nx-amz-tagging: a=b\r\nexpect: 100-continue\r\ncontent-length: 6000000\r\n\r\n";
+    let mut polite = Client::new(served.address);
+    polite.stream.write_all(head.as_bytes()).unwrap();
+    assert_eq!(polite.answer(false).unwrap().status, 501);
+    settles(directory.path());
+    served.end().unwrap();
+}
+
+#[test]
 fn a_body_must_move() {
     let directory = tempfile::tempdir().unwrap();
     let limits = Limits { progress_time: SHORT, progress_bytes: 4096, ..Limits::default() };

@@ -4,6 +4,7 @@
 //! - No body is waited for that moves slower than [`Limits::progress_bytes`] in [`Limits::progress_time`]: it is cut with
 //!   `RequestTimeout`, and an answer that is read so slowly with a closed connection. Time in which the server itself is busy
 //!   does not count.
+//! - No refusal is lost to a sender who is still sending: some of what is left of its body is read first.
 //! - No more than [`Limits::connections`] are served at once; more wait in the queue of the listening socket.
 
 use super::front::Front;
@@ -15,7 +16,7 @@ use s3s::{Body, HttpError, HttpResponse, S3Error, S3ErrorCode, StdError, s3_erro
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -112,10 +113,41 @@ type Verdict = Arc<OnceLock<S3ErrorCode>>;
 
 /// The body of a request, which must move, and be no larger than it may.
 struct Watched {
-    body: Incoming,
+    body: Option<Incoming>,
     meter: Meter,
     left: u64,
     verdict: Verdict,
+    unread: Unread,
+}
+
+/// A body that nobody wanted to the end.
+type Unread = Arc<Mutex<Option<Incoming>>>;
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
+            *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        }
+    }
+}
+
+/// How much of an unwanted body is read, and for how long.
+const LINGER: u64 = 8 * 1024 * 1024;
+const LINGER_TIME: Duration = Duration::from_secs(2);
+
+/// Reads on, so that the sender comes to read why it is refused: closing a connection on what it sent would take the answer from it.
+async fn linger(mut body: Incoming) {
+    let mut left = LINGER;
+    let reading = async {
+        while let Some(Ok(frame)) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len) as u64);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Who is slower than that is told by a closed connection.
+    let _ = tokio::time::timeout(LINGER_TIME, reading).await;
 }
 
 impl Watched {
@@ -148,7 +180,8 @@ impl http_body::Body for Watched {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = &mut *self;
-        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
+        let Some(body) = this.body.as_mut() else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
             if this.meter.is_stalled(context) {
                 return Poll::Ready(Some(Err(this.cut(S3ErrorCode::RequestTimeout))));
             }
@@ -165,11 +198,11 @@ impl http_body::Body for Watched {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
     }
 }
 
@@ -190,13 +223,23 @@ pub(super) async fn answer(
     }
     // Chunks and their signatures come on top of what is kept; what that is was announced above.
     let left = if decoded.is_some() { u64::MAX } else { limits.body_bytes };
-    let verdict = Verdict::default();
-    let request = request
-        .map(|body| Body::http_body(Watched { body, meter: Meter::new(&limits), left, verdict: verdict.clone() }));
+    let (verdict, unread) = (Verdict::default(), Unread::default());
+    // Who waits for leave to send has sent nothing, and reading would be that leave.
+    let sends = !request.headers().contains_key(http::header::EXPECT);
+    let request = request.map(|body| {
+        let (verdict, unread) = (verdict.clone(), unread.clone());
+        Body::http_body(Watched { body: Some(body), meter: Meter::new(&limits), left, verdict, unread })
+    });
     let answer = front.call(request).await?;
     match verdict.get() {
         Some(code) if !answer.status().is_success() => refusal(code),
-        _ => Ok(answer),
+        _ => {
+            let left = unread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(body) = left.filter(|_| sends) {
+                linger(body).await;
+            }
+            Ok(answer)
+        }
     }
 }
 
