@@ -41,6 +41,7 @@ fn data_goes_to_and_comes_from_a_remote_by_name() {
     assert_eq!(project.json(["data", "push", "--remote", "backup"]).ok().result()[0]["already"], false);
     assert_eq!(project.json(["data", "push", "--remote", "backup"]).ok().result()[0]["already"], true);
     assert!(keys(&project).is_empty(), "nothing went to the store");
+    project.run(["data", "status", "--remote", "bakup"]).fails(66).says("backup");
     let pushed =
         |remote: &[&str]| project.json([&["data", "status"], remote].concat()).ok().result()[0]["pushed"].clone();
     assert_eq!((pushed(&[]), pushed(&["--remote", "backup"])), (json!(false), json!(true)));
@@ -113,7 +114,8 @@ fn what_nobody_needs_is_collected_and_nothing_else() {
     assert!(removed(&plan) > 0 && plan["collected"].is_null(), "{plan}");
     project.run(["data", "gc", "--grace", "0s"]).ok().says(&trial[7..19]).says("--yes");
     assert_eq!(keys(&project), all, "planning removes nothing");
-    project.run(["data", "gc", "--grace", "0s", "--yes"]).ok().says("removed");
+    let gc = project.run(["data", "gc", "--grace", "0s", "--yes"]).ok();
+    gc.says("to remove: ").says(&trial[7..19]).says("removed");
     let left = keys(&project);
     assert!(left.len() < all.len() && left.is_subset(&all));
     assert!(!left.iter().any(|key| key.ends_with(&trial[7..])), "the branch's data is gone");
@@ -129,6 +131,64 @@ fn what_nobody_needs_is_collected_and_nothing_else() {
     }
     project.run(["data", "gc", "--cache", "--yes"]).ok();
     project.run(["data", "verify", "--local"]).ok();
+}
+
+#[test]
+fn what_stashes_and_pointers_of_other_versions_name_stays() {
+    let project = begin();
+    project.run(["data", "push"]).ok();
+    let mut stashed = Vec::new();
+    for text in ["stashed first", "stashed second"] {
+        project.write("data/raw/part-0.csv", text);
+        let added = project.json(["data", "add", "raw"]).ok().result();
+        stashed.push(added[0]["digest"].as_str().unwrap().to_owned());
+        project.run(["data", "push"]).ok();
+        project.git(["stash", "--quiet"]);
+    }
+    let later = next(&project, "of a later version");
+    project.run(["data", "push"]).ok();
+    let text = project.read("data/raw.snapshot.toml");
+    project.write("data/raw.snapshot.toml", text.replace("v = 1", "v = 2"));
+    project.commit("as a later version writes it");
+    project.write("data/raw.snapshot.toml", text.replace(&later, &stashed[0]));
+    let kept = keys(&project);
+    let gc = project.sealift(["data", "gc", "--grace", "0s", "--yes"]).run().ok();
+    gc.says("every digest in it is kept").says("nothing to remove");
+    assert_eq!(keys(&project), kept);
+    // One in which nothing can be made out stops everything.
+    project.write("data/raw.snapshot.toml", "# Sealift data pointer. Version 9.\nv = 9\n");
+    project.commit("as an even later version writes it");
+    project.write("data/raw.snapshot.toml", &text);
+    project.run(["data", "gc", "--grace", "0s", "--yes"]).fails(65).says("cannot be read").says("git cat-file -p");
+    assert_eq!(keys(&project), kept);
+}
+
+#[test]
+fn a_cut_that_finds_its_release_sealed_sees_that_its_data_is_there() {
+    let project = begin();
+    project.run(["model", "register", "price"]).ok();
+    project.run(["release", "cut"]).ok();
+    let store = project.store();
+    let pack = keys(&project).into_iter().find(|key| key.starts_with("packs/")).unwrap();
+    project.block_on(store.objects().delete(&pack)).unwrap();
+    project.run(["release", "cut"]).ok().says("sealed before");
+    assert!(keys(&project).contains(&pack), "the pack is there again");
+}
+
+#[test]
+fn what_is_damaged_in_the_store_is_healed_from_a_remote_and_every_set_is_read() {
+    let project = begin();
+    project.run(["data", "push"]).ok();
+    project.run(["data", "push", "--remote", "backup"]).ok();
+    let store = project.store();
+    let pack = keys(&project).into_iter().find(|key| key.starts_with("packs/")).unwrap();
+    let size = project.block_on(store.objects().head(&pack)).unwrap().unwrap().size;
+    let damaged = store::Body::Bytes(vec![7; usize::try_from(size).unwrap()].into());
+    project.block_on(store.objects().put(&pack, damaged, store::Condition::None)).unwrap();
+    fs::remove_dir_all(project.path("data/raw")).unwrap();
+    fs::remove_dir_all(project.path(".sealift/cache")).unwrap();
+    project.run(["data", "verify", "--remote"]).ok().says("is whole now");
+    project.run(["data", "verify", "--remote"]).ok().says("verified");
 }
 
 #[test]

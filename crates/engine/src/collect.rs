@@ -9,14 +9,17 @@
 //! planning. How a collection beside a running push loses nothing is told in [`snapshot::gc`].
 
 use crate::{
+    artifacts::blocking,
     data,
     error::{Doing, Error, Result},
     git, releases,
     workspace::Workspace,
 };
-use domain::{Digest, Name};
+use domain::{Digest, Events, Name};
 use serde::Serialize;
 use snapshot::{Pointer, gc};
+
+pub use snapshot::gc::Collected;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -58,7 +61,7 @@ pub struct Collection {
     /// What goes, and why.
     pub plan: gc::Plan,
     /// What went; `None` when it was only planned.
-    pub collected: Option<gc::Collected>,
+    pub collected: Option<Collected>,
 }
 
 impl Roots {
@@ -81,6 +84,7 @@ pub async fn roots(workspace: &Workspace) -> Result<Roots> {
     for release in releases::list(&store, None).await? {
         let sealed = releases::read(&store, &trusted, &release).await?;
         of_releases.extend(sealed.manifest.data.values().map(|data| data.snapshot));
+        of_releases.extend(sealed.manifest.models.values().flat_map(|model| model.lineage.data.values().copied()));
         roots.releases += 1;
         if !workspace.config.components.contains_key(release.component.as_str()) {
             *foreign.entry(release.component).or_default() += 1;
@@ -97,7 +101,10 @@ pub async fn roots(workspace: &Workspace) -> Result<Roots> {
     }
     let policy = &workspace.config.policy.data;
     let history = git::small_files(&workspace.root, &policy.branches, &policy.tags).await?;
-    let of_history: BTreeSet<Digest> = history.iter().filter_map(|bytes| pointed(bytes)).collect();
+    let mut of_history = BTreeSet::new();
+    for (id, bytes) in &history {
+        of_history.extend(pointed(id, bytes, &workspace.events)?);
+    }
     let mut of_work_tree = BTreeSet::new();
     for file in git::files(&workspace.root, ":/*.snapshot.toml").await? {
         let full = workspace.root.join(&file);
@@ -113,43 +120,72 @@ pub async fn roots(workspace: &Workspace) -> Result<Roots> {
     Ok(roots)
 }
 
-/// The snapshot that a text names, if it is a pointer.
-fn pointed(bytes: &[u8]) -> Option<Digest> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    Pointer::parse(text, Path::new("pointer in git")).ok().map(|pointer| pointer.digest)
+/// The snapshots that a file of history names, if it is a pointer. Of one that this version cannot read, such as that of a later
+/// version or of a merge that was never ended, whatever looks like a digest stays; without any, nothing can be known.
+fn pointed(id: &str, bytes: &[u8], events: &Events) -> Result<Vec<Digest>> {
+    let Ok(text) = std::str::from_utf8(bytes) else { return Ok(Vec::new()) };
+    let why = match Pointer::parse(text, Path::new("pointer in git")) {
+        Ok(pointer) => return Ok(vec![pointer.digest]),
+        Err(error) => error,
+    };
+    if !text.lines().any(|line| line.starts_with(snapshot::POINTER_HEADER)) {
+        return Ok(Vec::new());
+    }
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != ':');
+    let digests: Vec<Digest> = words.filter_map(|word| word.parse().ok()).collect();
+    if digests.is_empty() && text.starts_with(snapshot::POINTER_HEADER) {
+        return Err(Error::BadInput {
+            message: format!("a data pointer in git's history cannot be read, so what it needs is not known: {why}"),
+            next: Some(format!("git cat-file -p {id}   (then data gc with the version of sealift that wrote it)")),
+        });
+    }
+    if !digests.is_empty() {
+        events
+            .warn(format!("a data pointer in git's history cannot be read ({id}: {why}); every digest in it is kept"));
+    }
+    Ok(digests)
 }
 
-/// Plans, and with `execute` carries out, a collection. `grace` instead of that of the policy.
-pub async fn run(workspace: &Workspace, place: &Place, grace: Option<Duration>, execute: bool) -> Result<Collection> {
-    let mut roots = roots(workspace).await?;
+/// Plans a collection, with `grace` instead of that of the policy. Of what it is about, nothing is written or removed.
+pub async fn plan(workspace: &Workspace, place: &Place, grace: Option<Duration>) -> Result<Collection> {
+    let roots = roots(workspace).await?;
     let grace = grace.unwrap_or(workspace.config.policy.data.grace);
     match place {
         Place::Cache => {
             let (repository, keep) = (data::repository(workspace), roots.digests.clone());
             let place = workspace.cache().join("data").display().to_string();
-            let events = workspace.events.clone();
-            let work = move || {
-                let plan = repository.plan_cache_gc(&keep)?;
-                let collected = execute.then(|| repository.collect_cache(&plan, &events)).transpose()?;
-                Ok::<_, snapshot::Error>((plan, collected))
-            };
-            let (plan, collected) = crate::artifacts::blocking(work).await?.doing("collect the cache")?;
-            Ok(Collection { place, roots, plan, collected })
+            let plan =
+                blocking(move || repository.plan_cache_gc(&keep)).await?.doing("plan a collection of the cache")?;
+            Ok(Collection { place, roots, plan, collected: None })
         }
         Place::Store(remote) => {
             // Planning writes one small object too: the store's clock is read off it.
             let store = data::place(workspace, remote.as_deref()).await?;
-            let doing = format!("collect {}", store.describe());
-            let plan = gc::plan(&store, &roots.digests, grace, &workspace.events).await.doing(doing.clone())?;
-            let mut collected = None;
-            if execute {
-                // A release that was sealed while the plan was made holds what it names since before the plan. One that is sealed
-                // from now on holds it since after the plan, or looks again when it is sealed.
-                let earlier = std::mem::replace(&mut roots, self::roots(workspace).await?);
-                roots.join(earlier);
-                collected = Some(gc::collect(&store, &plan, &roots.digests, &workspace.events).await.doing(doing)?);
-            }
-            Ok(Collection { place: store.describe(), roots, plan, collected })
+            let plan = gc::plan(&store, &roots.digests, grace, &workspace.events).await;
+            let plan = plan.doing(format!("plan a collection of {}", store.describe()))?;
+            Ok(Collection { place: store.describe(), roots, plan, collected: None })
         }
     }
+}
+
+/// Carries out a collection that was planned for this place.
+pub async fn carry_out(workspace: &Workspace, place: &Place, mut planned: Collection) -> Result<Collection> {
+    let collected = match place {
+        Place::Cache => {
+            let (repository, events, plan) =
+                (data::repository(workspace), workspace.events.clone(), planned.plan.clone());
+            blocking(move || repository.collect_cache(&plan, &events)).await?.doing("collect the cache")?
+        }
+        Place::Store(remote) => {
+            let store = data::place(workspace, remote.as_deref()).await?;
+            // A release that was sealed while the plan was made holds what it names since before the plan. One that is sealed
+            // from now on holds it since after the plan, or looks again when it is sealed.
+            let earlier = std::mem::replace(&mut planned.roots, roots(workspace).await?);
+            planned.roots.join(earlier);
+            let collected = gc::collect(&store, &planned.plan, &planned.roots.digests, &workspace.events).await;
+            collected.doing(format!("collect {}", store.describe()))?
+        }
+    };
+    planned.collected = Some(collected);
+    Ok(planned)
 }

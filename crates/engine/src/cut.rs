@@ -268,6 +268,7 @@ pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResul
             return Err(drift(release, differences));
         }
         if sealed.manifest.source.commit == head.commit {
+            publish_data(workspace, &store, &content).await?;
             return Ok(result(&release, sealed.digest, false, sealed.manifest.clone()));
         }
     }
@@ -280,6 +281,7 @@ pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResul
         if !differences.is_empty() {
             return Err(drift(release, differences));
         }
+        publish_data(workspace, &store, &content).await?;
         return Ok(result(&release, sealed.digest, false, sealed.manifest));
     }
     publish(workspace, &store, component, &built, &content).await?;
@@ -437,7 +439,11 @@ async fn snapshot_of(workspace: &Workspace, store: &Store, name: &Name) -> Resul
         });
     }
     if !found.cached
-        && !snapshot::complete(store, &pointer.digest).await.doing(format!("look for data {name}"))?.is_empty()
+        && !data::repository(workspace)
+            .complete(store, &pointer.digest)
+            .await
+            .doing(format!("look for data {name}"))?
+            .is_empty()
     {
         return Err(Error::NotFound {
             message: format!("the snapshot {} of data {name} is neither in the cache nor in the store", pointer.digest),
@@ -509,13 +515,13 @@ async fn publish(
 }
 
 /// Sees to it that the store has the data sets whole, and that no collection removes them from now on unless it began long
-/// before. Done once more after sealing: a collection that began later finds the release, and what an earlier one removed
-/// while the release was cut is pushed again.
+/// before. Done once more when the release is sealed, also by a cut that finds it sealed: a collection that began later finds
+/// the release, and what an earlier one removed meanwhile is pushed again.
 async fn publish_data(workspace: &Workspace, store: &Store, content: &Content) -> Result<()> {
     for name in content.data.keys() {
         let path = &workspace.config.data_set(name.as_str())?.path;
         let pointer = data::pointer(&workspace.root, path)?;
-        let missing = snapshot::hold(store, &pointer.digest, PATIENCE, &workspace.events).await;
+        let missing = data::repository(workspace).hold(store, &pointer.digest, PATIENCE, &workspace.events).await;
         if !missing.doing(format!("look for data {name}"))?.is_empty() {
             data::repository(workspace)
                 .push(store, &pointer, &workspace.events)

@@ -230,10 +230,14 @@ pub async fn add(workspace: &Workspace, wanted: &[String]) -> Result<Vec<Added>>
 
 /// How data sets stand: one `stat` a file, and a few questions to the store.
 pub async fn status(workspace: &Workspace, wanted: &[String], remote: Option<&str>) -> Result<Vec<DataStatus>> {
-    let store = place(workspace, remote).await;
-    if let (Err(error @ Error::Unknown(_)), Some(_)) = (&store, remote) {
-        return Err(Error::Usage { message: error.to_string() });
-    }
+    let store = match place(workspace, remote).await {
+        Err(error @ Error::Unknown(_)) => return Err(error),
+        Err(error) => {
+            workspace.events.warn(format!("whether data is pushed cannot be told: {error}"));
+            None
+        }
+        Ok(store) => Some(store),
+    };
     let mut all = Vec::new();
     for set in sets(workspace, wanted)? {
         let file = pointer_file(&workspace.root, &set.path);
@@ -253,8 +257,8 @@ pub async fn status(workspace: &Workspace, wanted: &[String], remote: Option<&st
         if file.is_file() {
             let pointer = pointer(&workspace.root, &set.path)?;
             (status.digest, status.bytes, status.files) = (Some(pointer.digest), pointer.bytes, pointer.files);
-            let (repository, events) = (repository(workspace), workspace.events.clone());
-            let found = blocking(move || repository.status(&file, &events)).await?;
+            let (data, events) = (repository(workspace), workspace.events.clone());
+            let found = blocking(move || data.status(&file, &events)).await?;
             let found = found.doing(format!("compare {} with its snapshot", set.path))?;
             status.cached = found.cached;
             match found.state {
@@ -265,8 +269,13 @@ pub async fn status(workspace: &Workspace, wanted: &[String], remote: Option<&st
                     (status.added, status.removed, status.changed) = (added, removed, changed);
                 }
             }
-            if let Ok(store) = &store {
-                status.pushed = snapshot::complete(store, &pointer.digest).await.ok().map(|missing| missing.is_empty());
+            if let Some(store) = &store {
+                match repository(workspace).complete(store, &pointer.digest).await {
+                    Ok(missing) => status.pushed = Some(missing.is_empty()),
+                    Err(error) => {
+                        workspace.events.warn(format!("whether {} is pushed cannot be told: {error}", set.path));
+                    }
+                }
             }
         }
         all.push(status);
@@ -367,26 +376,60 @@ pub enum VerifyOf<'a> {
     Cache,
 }
 
-/// Reads snapshots back, from the store or the cache, and checks every byte.
+/// Reads snapshots back, from the store or the cache, and checks every byte. What is damaged in a store is sent again out of
+/// whatever has it whole: the cache, or another store of the configuration. All are read, also after one that is damaged; the first failure is the
+/// answer.
 pub async fn verify(workspace: &Workspace, wanted: &[String], of: &VerifyOf<'_>) -> Result<Vec<VerifiedData>> {
     let store = match of {
         VerifyOf::Store(remote) => Some(place(workspace, *remote).await?),
         VerifyOf::Cache => None,
     };
+    let copies = match &store {
+        Some(store) => others(workspace, store).await,
+        None => Vec::new(),
+    };
     let mut all = Vec::new();
+    let mut failed = None;
     for set in sets(workspace, wanted)? {
         let pointer = pointer(&workspace.root, &set.path)?;
         let digest = pointer.digest;
         let (repository, events) = (repository(workspace), workspace.events.clone());
         let found = match &store {
-            Some(store) => repository.verify_remote(store, &digest, &events).await,
+            Some(store) => repository.verify_and_heal(store, &digest, &copies, &events).await,
             None => blocking(move || repository.verify_local(&pointer, &events)).await?,
         };
-        let found = found.doing(format!("verify {}", set.path))?;
         let place = if store.is_some() { "store" } else { "cache" };
-        all.push(VerifiedData { name: set.name, digest, place, files: found.files, bytes: found.bytes });
+        match found.doing(format!("verify {}", set.path)) {
+            Ok(found) => {
+                all.push(VerifiedData { name: set.name, digest, place, files: found.files, bytes: found.bytes })
+            }
+            Err(error) if failed.is_none() => failed = Some(error),
+            Err(error) => workspace.events.warn(error.to_string()),
+        }
     }
-    Ok(all)
+    match failed {
+        None => Ok(all),
+        Some(error) => {
+            for whole in &all {
+                workspace.events.note(format!("{} is whole: every byte was read", whole.name));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The other stores of the configuration. One that cannot be opened cannot help, which is no failure of what is verified.
+async fn others(workspace: &Workspace, store: &Store) -> Vec<Store> {
+    let remotes = workspace.config.remotes.keys().map(|name| Some(name.as_str()));
+    let mut others = Vec::new();
+    for name in std::iter::once(None).chain(remotes) {
+        if let Ok(other) = place(workspace, name).await
+            && other.describe() != store.describe()
+        {
+            others.push(other);
+        }
+    }
+    others
 }
 
 /// How two versions of a data set differ.

@@ -157,9 +157,10 @@ pub async fn text_at(root: &Path, revision: &str, path: &str) -> Result<Option<S
 /// The largest file in history that is looked at as a possible pointer.
 const POINTER: &str = "--filter=blob:limit=16k";
 
-/// The contents of all small files in the whole history of the branches and tags that match, of HEAD, of stashes and
-/// of the index, each once and whatever its name. `*` alone means all; otherwise patterns are those of `git for-each-ref`.
-pub async fn small_files(root: &Path, branches: &[String], tags: &[String]) -> Result<Vec<Vec<u8>>> {
+/// All small files in the whole history of the branches and tags that match, of HEAD, of every stash and of the index, each
+/// once and whatever its name: git's name for its content, and the content. `*` alone means all; otherwise patterns are
+/// those of `git for-each-ref`.
+pub async fn small_files(root: &Path, branches: &[String], tags: &[String]) -> Result<Vec<(String, Vec<u8>)>> {
     if !succeeds(root, &["rev-parse", "--is-inside-work-tree"]).await? {
         return Err(Error::Git(GitError::NoRepository { path: root.to_owned() }));
     }
@@ -184,6 +185,10 @@ pub async fn small_files(root: &Path, branches: &[String], tags: &[String]) -> R
     if succeeds(root, &["rev-parse", "--verify", "--quiet", "HEAD"]).await? {
         starts.push_str("HEAD\n");
     }
+    // The reference names the newest stash; the others are in its log only.
+    if succeeds(root, &["rev-parse", "--verify", "--quiet", "refs/stash"]).await? {
+        starts.push_str(&output(root, &["log", "--walk-reflogs", "--format=%H", "refs/stash", "--"]).await?);
+    }
     let listing =
         ["rev-list", "--objects", "--indexed-objects", "--no-object-names", "--filter=object:type=blob", POINTER];
     let objects = feed(root, &[&listing[..], &["--stdin"]].concat(), starts.into_bytes()).await?;
@@ -197,15 +202,15 @@ pub async fn small_files(root: &Path, branches: &[String], tags: &[String]) -> R
 }
 
 /// The blobs in the answer of `git cat-file --batch`: `ID TYPE SIZE`, newline, content, newline.
-fn blobs(mut answer: &[u8]) -> Option<Vec<Vec<u8>>> {
+fn blobs(mut answer: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
     let mut blobs = Vec::new();
     while !answer.is_empty() {
         let end = answer.iter().position(|byte| *byte == b'\n')?;
-        let mut fields = std::str::from_utf8(&answer[..end]).ok()?.split(' ').skip(1);
-        let (kind, size) = (fields.next()?, fields.next()?.parse::<usize>().ok()?);
+        let mut fields = std::str::from_utf8(&answer[..end]).ok()?.split(' ');
+        let (id, kind, size) = (fields.next()?, fields.next()?, fields.next()?.parse::<usize>().ok()?);
         let content = answer.get(end + 1..end + 1 + size)?;
         if kind == "blob" {
-            blobs.push(content.to_vec());
+            blobs.push((id.to_owned(), content.to_vec()));
         }
         answer = answer.get(end + 1 + size + 1..)?;
     }

@@ -89,8 +89,9 @@ fn from_cause(cause: &Cause) -> Option<String> {
     let next = match cause {
         Cause::Store(error) => return from_store(error),
         Cause::Snapshot(error) => match error {
-            SnapshotError::ChangedSinceAdd { path, .. } | SnapshotError::Changing { path } => {
-                format!("sealift data add {}", path.display())
+            SnapshotError::ChangedSinceAdd { path, .. } => format!("sealift data add {}", path.display()),
+            SnapshotError::Changing { path } => {
+                format!("the same command again, when nobody writes to {}", path.display())
             }
             SnapshotError::LocalChanges { path, .. } => format!(
                 "keep them: sealift data add {0}   (or drop them: the same command with --force)",
@@ -98,7 +99,13 @@ fn from_cause(cause: &Cause) -> Option<String> {
             ),
             SnapshotError::NotCached { .. } => "sealift data pull".to_owned(),
             SnapshotError::CachedPack { .. } => "sealift data pull".to_owned(),
-            SnapshotError::Damaged { .. } => "sealift data push, on a host that has the data".to_owned(),
+            SnapshotError::Damaged { .. } | SnapshotError::Corrupt { .. } => {
+                "sealift data push, on a host that has the data".to_owned()
+            }
+            // Its bytes are what its digest says: whoever wrote it wrote it so, and only another version is better.
+            SnapshotError::Manifest { .. } => {
+                "git log -- '*.snapshot.toml'   (to point to a version that verifies)".to_owned()
+            }
             SnapshotError::Store { source, .. }
                 if matches!(**source, StoreError::Corrupt { .. } | StoreError::Damaged { .. }) =>
             {

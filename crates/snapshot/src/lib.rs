@@ -90,6 +90,6 @@ pub use layout::{Chunk, LayoutReader, PackInfo, key as layout_key};
 pub use manifest::{Diff, Entry, Kind, Manifest, ManifestReader, ManifestWriter, Shape, Totals, diff};
 pub use pack::{CHUNK, LARGEST as LARGEST_PACK, Record, SMALL, read_index};
 pub use path::{escape, shown, unescape};
-pub use pointer::{Pointer, SUFFIX};
+pub use pointer::{HEADER as POINTER_HEADER, Pointer, SUFFIX};
 pub use remote::{complete, hold};
 pub use repository::{Added, Checkout, Pushed, Repository, State, Status, Verified};

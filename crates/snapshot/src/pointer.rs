@@ -10,6 +10,8 @@ use std::{
 
 /// What every pointer file's name ends with.
 pub const SUFFIX: &str = ".snapshot.toml";
+/// What every pointer file begins with, in every version of the format.
+pub const HEADER: &str = "# Sealift data pointer.";
 
 /// The content of `<data>.snapshot.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +81,7 @@ impl Pointer {
     pub fn text(&self) -> String {
         let path = toml::Value::String(self.path.to_string_lossy().into_owned());
         format!(
-            "# Sealift data pointer. The data is not in git: `sealift data pull` brings it, `sealift data add` renews this file.\n\
+            "{HEADER} The data is not in git: `sealift data pull` brings it, `sealift data add` renews this file.\n\
              v = 1\ndigest = \"{}\"\nbytes = {}\nfiles = {}\npath = {path}\n",
             self.digest, self.bytes, self.files
         )

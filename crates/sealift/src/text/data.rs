@@ -3,7 +3,7 @@
 use super::{Cell, Paint, Style, Table, at, bytes, count, explain};
 use domain::model::ModelRecord;
 use engine::{
-    collect::Collection,
+    collect::{Collected, Collection},
     data::{Added, CheckedOut, DataDiff, DataRevision, DataStatus, PushedData, VerifiedData},
 };
 
@@ -136,8 +136,8 @@ pub(crate) fn diff(diff: &DataDiff) -> String {
 /// How many objects of a plan are worth reading.
 const SHOWN: usize = 20;
 
-/// `data gc`.
-pub(crate) fn collected(collection: &Collection, again: &str, paint: &Paint) -> String {
+/// `data gc`: what stays and what goes, before anything is removed.
+pub(crate) fn planned(collection: &Collection, paint: &Paint) -> String {
     let (roots, plan) = (&collection.roots, &collection.plan);
     let mut text = format!(
         "{}: keeps {}, {} (needed by {}: {}; by git's history: {}; by the work tree: {})",
@@ -161,15 +161,7 @@ pub(crate) fn collected(collection: &Collection, again: &str, paint: &Paint) -> 
         return format!("{text}\nnothing to remove");
     }
     let what = format!("{}, {}", count(plan.remove.len() as u64, "object"), bytes(plan.remove_bytes));
-    if let Some(collected) = &collection.collected {
-        let (removed, spared) = (&collected.removed, &collected.spared);
-        text.push_str(&format!("\nremoved {}, {}", count(removed.objects, "object"), bytes(removed.bytes)));
-        if spared.objects > 0 {
-            text.push_str(&format!("; {} came to be needed meanwhile and stay", count(spared.objects, "object")));
-        }
-        return text;
-    }
-    text.push_str(&format!("\nwould remove {what}:\n"));
+    text.push_str(&format!("\nto remove: {what}:\n"));
     let mut table = Table::new(["OBJECT", "SIZE", "WHY"]);
     for object in plan.remove.iter().take(SHOWN) {
         table.row([object.key.clone().into(), bytes(object.size).into(), object.why.into()]);
@@ -178,7 +170,17 @@ pub(crate) fn collected(collection: &Collection, again: &str, paint: &Paint) -> 
     if plan.remove.len() > SHOWN {
         text.push_str(&format!("\n  and {} more (all of them with --format json)", plan.remove.len() - SHOWN));
     }
-    format!("{text}\n  next: {again}")
+    text
+}
+
+/// `data gc --yes`: what went.
+pub(crate) fn collected(collected: &Collected) -> String {
+    let (removed, spared) = (&collected.removed, &collected.spared);
+    let mut text = format!("removed {}, {}", count(removed.objects, "object"), bytes(removed.bytes));
+    if spared.objects > 0 {
+        text.push_str(&format!("; {} came to be needed meanwhile and stay", count(spared.objects, "object")));
+    }
+    text
 }
 
 /// `data log`.

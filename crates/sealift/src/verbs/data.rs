@@ -67,15 +67,18 @@ enum What {
     #[command(after_help = "Example:\n  git checkout v1.0.0 && sealift data checkout")]
     Checkout(Overwriting),
     /// Read snapshots back and check every byte
-    #[command(after_help = "Example:\n  sealift data verify\n  sealift data verify --local")]
+    #[command(
+        after_help = "Example:\n  sealift data verify\n  sealift data verify --local\n  sealift data verify --remote backup"
+    )]
     Verify {
         #[command(flatten)]
         sets: Sets,
         /// Check the local cache instead of the store
         #[arg(long, conflicts_with = "remote")]
         local: bool,
-        #[command(flatten)]
-        remote: Remote,
+        /// A store of [store.remote.NAME]; without a name that of [store], which is meant without --remote too
+        #[arg(long, value_name = "NAME", num_args = 0..=1)]
+        remote: Option<Option<String>>,
     },
     /// Show what changed between two versions of a data set
     ///
@@ -181,7 +184,11 @@ pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> 
             Report::new(&all, text::data::checked_out(&all, &paint))
         }
         What::Verify { sets, local, remote } => {
-            let of = if *local { VerifyOf::Cache } else { VerifyOf::Store(remote.name()) };
+            let of = if *local {
+                VerifyOf::Cache
+            } else {
+                VerifyOf::Store(remote.as_ref().and_then(|name| name.as_deref()))
+            };
             let all = data::verify(&workspace, &named(sets), &of).await?;
             Report::new(&all, text::data::verified(&all, &paint))
         }
@@ -192,7 +199,21 @@ pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> 
         }
         What::Gc { remote, cache, grace, yes } => {
             let place = if *cache { Place::Cache } else { Place::Store(remote.remote.clone()) };
-            let collection = collect::run(&workspace, &place, *grace, *yes).await?;
+            let planned = collect::plan(&workspace, &place, *grace).await?;
+            let plan = text::data::planned(&planned, &paint);
+            let nothing = planned.plan.remove.is_empty();
+            if *yes {
+                if !nothing {
+                    workspace.events.note(plan.clone());
+                }
+                // Also with nothing to remove: notes of a collection that died are put right.
+                let done = collect::carry_out(&workspace, &place, planned).await?;
+                let went = done.collected.as_ref().map(text::data::collected);
+                return Ok(Report::new(&done, went.filter(|_| !nothing).unwrap_or(plan)));
+            }
+            if nothing {
+                return Ok(Report::new(&planned, plan));
+            }
             let mut again = "sealift data gc --yes".to_owned();
             if *cache {
                 again.push_str(" --cache");
@@ -202,7 +223,7 @@ pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> 
             {
                 again.push_str(&value.map_or_else(String::new, |value| format!(" {option} {value}")));
             }
-            Report::new(&collection, text::data::collected(&collection, &again, &paint))
+            Report::new(&planned, format!("{plan}\n  next: {again}"))
         }
         What::ImportDvc(import) => dvc::import(shell, &workspace, import).await?,
         What::ExportDvc(export) => dvc::export(shell, &workspace, export).await?,
