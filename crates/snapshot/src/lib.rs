@@ -15,7 +15,7 @@
 //!   is, in the cache, until it was sent again.)
 //! - Nothing that a kept snapshot or a push under way needs is removed by a gc: [`gc`] says how.
 //! - What is in memory does not grow with the tree: walk, indexes, manifest and layout are read and written in step with each
-//!   other. (Lists of what differs are for people, and are whole.)
+//!   other. (Lists of what differs are for people, and are whole; so is the list of one file's chunks.)
 //! - Where bytes are is no part of what they are: a snapshot cut or packed otherwise has the same digest.
 //!
 //! How it fails: [`Error`] names the file or the object's key. Damage in the cache moves the pack to `quarantine` and is
@@ -55,8 +55,8 @@
 //!
 //! **Chunks**: a file of at most 256 KiB is one; larger ones are cut by FastCDC v2020 (64 KiB, 256 KiB, 1 MiB; level 1).
 //!
-//! **Cache**: `packs/`, `layouts/`, `snapshots/` as in the store; `stat/` (an index of each data path), `chunks` (where chunks are), `quarantine/`, `tmp/`,
-//! `damaged/` (keys that were found damaged, one file a store), and lock files.
+//! **Cache**: `packs/`, `layouts/`, `snapshots/` as in the store; `stat/` (an index of each data path), `chunks` (where chunks
+//! are), `quarantine/`, `tmp/`, `damaged/` (keys that were found damaged, one file a store), and lock files.
 //!
 //! **In the store beside these**: `claims/<2>/<64>`, a few bytes for each snapshot that was pushed lately, and `gc/`, the notes of
 //! a gc at work. Both are small and may be deleted while nobody pushes and no gc runs.
