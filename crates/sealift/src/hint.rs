@@ -97,6 +97,9 @@ fn from_cause(cause: &Cause) -> Option<String> {
                 "keep them: sealift data add {0}   (or drop them: the same command with --force)",
                 path.display()
             ),
+            SnapshotError::NoSuchPart { .. } => {
+                "the same command with a path inside the data   (or all of it, without --path)".to_owned()
+            }
             SnapshotError::NotCached { .. } => "sealift data pull".to_owned(),
             SnapshotError::CachedPack { .. } => "sealift data pull".to_owned(),
             SnapshotError::Damaged { .. } | SnapshotError::Corrupt { .. } => {
