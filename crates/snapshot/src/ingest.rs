@@ -2,10 +2,7 @@
 //! layout, manifest and stat index in the order of paths, so that the same tree gives the same packs.
 //!
 //! What is in memory does not depend on the size of the tree: two batches on their way, the packs' names, and the places of the
-//! chunks that are new, of which most are on disk ([`crate::chunks`]). It does depend on the largest file: the places of all of
-//! its chunks are held until its entry is written, and once more when it is unchanged, at some 250 bytes a chunk, of which a
-//! quarter of a MiB has one. A file of 130 GiB takes more than 128 MiB.
-//! The chunks of one file are listed as a whole: some 150 bytes for each quarter of a MiB of the largest file.
+//! chunks that are new, of which most are on disk ([`crate::chunks`]).
 
 use crate::{
     cache::Cache,
@@ -75,7 +72,7 @@ pub(crate) fn ingest(
     label: &str,
     events: &Events,
 ) -> Result<Ingested> {
-    let stamp = cache.stamp(data)?;
+    let stamp = cache.stamp()?;
     let Some(scan) = scan::scan(data)? else {
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
         return Err(Error::File { action: "read", path: data.to_owned(), source });
@@ -91,7 +88,7 @@ pub(crate) fn ingest(
         chunks: OnceLock::new(),
     };
     let (sender, receiver) = sync_channel(1);
-    let assembler = Assembler::new(cache, data, scan.shape)?;
+    let assembler = Assembler::new(cache, scan.shape)?;
     let (assembled, chunks) = std::thread::scope(|scope| {
         let worker = scope.spawn(move || assembler.run(receiver));
         let produced = producer.run(scan, index, sender, events);
@@ -395,7 +392,6 @@ type Sealing = (usize, std::thread::JoinHandle<Result<PackInfo>>);
 
 struct Assembler {
     cache: Cache,
-    data: PathBuf,
     spare: NamedTempFile,
     manifest: ManifestWriter<BufWriter<NamedTempFile>>,
     layout: LayoutWriter,
@@ -412,17 +408,6 @@ struct Assembler {
     new_bytes: u64,
 }
 
-/// Why a manifest could not be written. (A file that the system finds too large is another matter.)
-fn unwritten(cache: &Cache, data: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let (tmp, data) = (cache.tmp(), data.to_owned());
-    move |error| match error.kind() {
-        std::io::ErrorKind::FileTooLarge if error.raw_os_error().is_none() => {
-            Error::Path { path: data, why: "has more in it than one snapshot can hold: split it" }
-        }
-        _ => at("write a manifest in", tmp)(error),
-    }
-}
-
 struct Assembled {
     digest: Digest,
     totals: Totals,
@@ -435,14 +420,13 @@ struct Assembled {
 }
 
 impl Assembler {
-    fn new(cache: &Cache, data: &Path, shape: Shape) -> Result<Self> {
+    fn new(cache: &Cache, shape: Shape) -> Result<Self> {
         let file = cache.temp()?;
         let path = file.path().to_owned();
         let spool = tempfile::tempfile_in(cache.tmp()).map_err(at("write a temporary file in", cache.tmp()))?;
         let buffered = BufWriter::with_capacity(64 << 10, file);
         Ok(Self {
             cache: cache.clone(),
-            data: data.to_owned(),
             spare: cache.temp()?,
             manifest: ManifestWriter::new(buffered, shape).map_err(at("write", path))?,
             layout: LayoutWriter::new(spool),
@@ -491,7 +475,7 @@ impl Assembler {
         if !chunks.is_empty() {
             self.layout.push(&chunks).map_err(at("write a layout in", self.cache.tmp()))?;
         }
-        self.manifest.push(entry).map_err(unwritten(&self.cache, &self.data))?;
+        self.manifest.push(entry).map_err(at("write a manifest in", self.cache.tmp()))?;
         if let (Some(stat), Some((_, digest))) = (stat, entry.content()) {
             self.index.push(&entry.path, &stat, &digest)?;
         }
@@ -558,7 +542,7 @@ impl Assembler {
             self.join_oldest()?;
         }
         let in_tmp = || at("write a snapshot in", self.cache.tmp());
-        let (digest, totals, output) = self.manifest.finish().map_err(unwritten(&self.cache, &self.data))?;
+        let (digest, totals, output) = self.manifest.finish().map_err(in_tmp())?;
         let manifest = output.into_inner().map_err(|error| in_tmp()(error.into_error()))?;
         let packs: Vec<PackInfo> = self.packs.into_iter().flatten().collect();
         let mut layout = self.spare;
