@@ -203,16 +203,17 @@ impl Core {
         }
     }
 
-    /// Renews at every third of the TTL, and quicker after a failure, until it was overtaken.
+    /// Renews at every quarter of the TTL, and quicker after a failure, until it was overtaken. One that is not answered is given
+    /// up so early that the next can be answered before [`Lease::check`] fails; if it was carried out, the next adopts it.
     async fn renew_for_ever(self: Arc<Self>) {
-        let mut wait = self.ttl / 3;
+        let mut wait = self.ttl / 4;
         loop {
             tokio::time::sleep(wait).await;
             let renewal = self.write(|state| state.renewals += 1);
-            wait = match tokio::time::timeout(self.ttl / 2, renewal).await {
-                Ok(Ok(())) => self.ttl / 3,
+            wait = match tokio::time::timeout(self.ttl / 12, renewal).await {
+                Ok(Ok(())) => self.ttl / 4,
                 Ok(Err(Error::Fenced { .. })) => return,
-                Ok(Err(_)) | Err(_) => self.ttl / 12,
+                Ok(Err(_)) | Err(_) => self.ttl / 24,
             };
         }
     }

@@ -206,3 +206,66 @@ async fn an_object_has_the_time_of_the_stores_clock() {
     assert_eq!(memory.head("refs/1000").await.unwrap().unwrap().modified, Some(at(1_000)));
     assert_eq!(memory.get("refs/2000", None).await.unwrap().unwrap().0.modified, Some(at(2_000)));
 }
+
+/// A store that is silent to one write, the `nth`, and to no other.
+struct Silent(Arc<Memory>, std::sync::atomic::AtomicUsize);
+
+#[async_trait::async_trait]
+impl Objects for Silent {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+    async fn head(&self, key: &str) -> store::Result<Option<store::Meta>> {
+        self.0.head(key).await
+    }
+    async fn get(
+        &self,
+        key: &str,
+        range: Option<std::ops::Range<u64>>,
+    ) -> store::Result<Option<(store::Meta, store::ByteStream)>> {
+        self.0.get(key, range).await
+    }
+    async fn put(&self, key: &str, body: Body, condition: Condition) -> store::Result<store::Meta> {
+        if self.1.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) == 1 {
+            std::future::pending::<()>().await;
+        }
+        self.0.put(key, body, condition).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&str>) -> store::Result<store::Page> {
+        self.0.list(prefix, after).await
+    }
+    async fn delete(&self, key: &str) -> store::Result<()> {
+        self.0.delete(key).await
+    }
+}
+
+#[tokio::test]
+async fn one_silent_renewal_does_not_cost_the_lease() {
+    // The second write is the first renewal.
+    let store = Store::over(Arc::new(Silent(Memory::new(), 2.into())));
+    let ttl = Duration::from_secs(2);
+    let lease = store.lease("production", "deploy", ttl, Duration::ZERO).await.unwrap();
+    let begun = std::time::Instant::now();
+    let mut tick = tokio::time::interval(Duration::from_millis(10));
+    while begun.elapsed() < ttl {
+        lease.check().unwrap_or_else(|error| panic!("after {:?}: {error}", begun.elapsed()));
+        tick.tick().await;
+    }
+    let renewals = store.lease_holder("production").await.unwrap().unwrap().renewals;
+    assert!(renewals >= 3, "it was renewed {renewals} times");
+}
+
+#[tokio::test]
+async fn a_lease_that_nobody_confirms_ends_before_it_can_be_taken() {
+    let (_, faults, store) = faulty();
+    let ttl = Duration::from_millis(1200);
+    let lease = store.lease("production", "deploy", ttl, Duration::ZERO).await.unwrap();
+    let begun = std::time::Instant::now();
+    faults.arm(1, Mode::Down);
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    while lease.check().is_ok() {
+        assert!(begun.elapsed() < ttl * 2 / 3, "it still holds after {:?}", begun.elapsed());
+        tick.tick().await;
+    }
+    assert!(begun.elapsed() > ttl / 4, "{:?}", begun.elapsed());
+}
