@@ -15,6 +15,8 @@ pub enum Again {
     Rejected(Option<Duration>),
     /// It may have been carried out: no answer, a cut connection, an internal error.
     Unknown(Option<Duration>),
+    /// The same, and it was tried as often as it is worth.
+    Open,
 }
 
 /// What failed in the store. Facts only; `sealift` adds hints.
@@ -188,7 +190,7 @@ impl Error {
 
     /// Whether what was asked may have been done all the same, by us with a lost answer or by another writer.
     pub fn may_be_done(&self) -> bool {
-        matches!(self, Self::Conflict { .. } | Self::Unavailable { again: Again::Unknown(_), .. })
+        matches!(self, Self::Conflict { .. } | Self::Unavailable { again: Again::Unknown(_) | Again::Open, .. })
     }
 
     /// Whether asking again may help.
@@ -199,10 +201,10 @@ impl Error {
         }
     }
 
-    /// The same, but final: it was tried as often as it is worth.
+    /// The same, but final: it was tried as often as it is worth. Whether it may have been done stays as it is.
     pub(crate) fn given_up(mut self, tried: u32, took: Duration) -> Self {
         if let Self::Unavailable { what, again, .. } = &mut self {
-            *again = Again::Never;
+            *again = if matches!(again, Again::Unknown(_) | Again::Open) { Again::Open } else { Again::Never };
             if tried > 1 {
                 *what = format!("{what}, {tried} times in {:.1} s", took.as_secs_f64());
             }

@@ -6,7 +6,7 @@
 use crate::{Body, Condition, Error, Meta, Result, Store, content::collect};
 use bytes::Bytes;
 use futures::future::join_all;
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// References are small. Larger ones are refused, so that a damaged store cannot fill the memory.
 const LIMIT: u64 = 64 * 1024 * 1024;
@@ -73,7 +73,15 @@ impl Store {
     pub async fn read(&self, key: &str) -> Result<Option<Versioned>> {
         let mut first = None;
         for _ in 0..2 {
-            let Some((meta, body)) = self.objects.get(key, None).await? else { return Ok(None) };
+            let found = match self.objects.get(key, None).await {
+                // A small body is read, and compared with what the server kept of it, before it is handed on.
+                Err(error @ Error::Corrupt { .. }) => {
+                    first = Some(first.unwrap_or(error));
+                    continue;
+                }
+                found => found?,
+            };
+            let Some((meta, body)) = found else { return Ok(None) };
             if meta.size > LIMIT {
                 return Err(Error::TooLarge { key: key.to_owned(), size: meta.size, limit: LIMIT });
             }
@@ -128,8 +136,10 @@ impl Store {
     /// All keys with this prefix, in byte order.
     pub async fn list(&self, prefix: &str) -> Result<Vec<(String, Meta)>> {
         let mut all: Vec<(String, Meta)> = Vec::new();
+        let mut begun = BTreeSet::new();
         loop {
-            let page = self.objects.list(prefix, all.last().map(|(key, _)| key.as_str())).await?;
+            let after = all.last().map(|(key, _)| key.clone());
+            let page = self.objects.list(prefix, after.as_deref()).await?;
             let got = page.entries.len();
             all.extend(page.entries);
             if !page.more {
@@ -137,9 +147,9 @@ impl Store {
                 all.sort_by(|(one, _), (other, _)| one.cmp(other));
                 return Ok(all);
             }
-            if got == 0 {
-                let what = format!("lists {prefix} as an empty page with more to come");
-                return Err(Error::unavailable(self.describe(), what));
+            // By its order a server may go back to a smaller key, but never to one behind which it was asked before.
+            if got == 0 || !begun.insert(all.last().map(|(key, _)| key.clone())) {
+                return Err(Error::unavailable(self.describe(), endless(prefix)));
             }
         }
     }
@@ -194,6 +204,11 @@ impl Store {
         }
         Ok(won)
     }
+}
+
+/// What a server does whose pages do not get on.
+pub(crate) fn endless(what: &str) -> String {
+    format!("lists {what} without an end: a page with nothing new in it says that there is more")
 }
 
 fn unique_bytes() -> Bytes {

@@ -130,6 +130,12 @@ fn large(size: u64) -> (Digest, tempfile::NamedTempFile) {
     (Digest::of(vec![0; usize::try_from(size).unwrap()]), file)
 }
 
+/// A store there with the patience that a part of 8 MiB needs on a machine that is busy.
+async fn patient(server: &Scripted) -> Store {
+    let settings = store::Settings { stall_timeout: Duration::from_secs(2), ..hasty() };
+    Store::open_with(&server.location(), &settings).await.unwrap()
+}
+
 /// Answers an upload in parts well, except for what `otherwise` says.
 async fn multipart(otherwise: impl Fn(&Asked) -> Option<Say> + Send + Sync + 'static) -> Scripted {
     Scripted::start(move |asked| {
@@ -164,7 +170,7 @@ async fn an_upload_that_is_not_completed_is_aborted() {
         let server =
             multipart(move |asked| (inside && is_complete(asked)).then(|| Say::Bytes(error(200, "InternalError"))))
                 .await;
-        let (store, begun) = (server.store().await, Instant::now());
+        let (store, begun) = (patient(&server).await, Instant::now());
         let put = store.put_file(Family::Pack, &digest, file.path(), None).await;
         let words = if inside { "InternalError" } else { "does not show packs/" };
         unavailable(put, begun, 6.0, &[words]);
@@ -198,7 +204,7 @@ async fn only_the_part_that_failed_is_sent_again() {
         (asked.method == "HEAD" && done.load(Ordering::SeqCst)).then_some(Say::Bytes(there))
     })
     .await;
-    assert!(server.store().await.put_file(Family::Pack, &digest, file.path(), None).await.unwrap());
+    assert!(patient(&server).await.put_file(Family::Pack, &digest, file.path(), None).await.unwrap());
     assert_eq!(server.count("PUT", "partNumber=1"), 1);
     assert_eq!(server.count("PUT", "partNumber=2"), 4);
     assert_eq!(server.count("PUT", "partNumber=3"), 1);
@@ -558,4 +564,191 @@ async fn limits_hold_on_the_wire() {
     for put in futures::future::join_all(puts).await {
         put.unwrap();
     }
+}
+
+/// An object of 20 MiB with this entity tag, as HEAD tells it.
+fn there(etag: &str) -> Say {
+    let size = 20 << 20;
+    Say::Bytes(format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\netag: \"{etag}\"\r\n\r\n").into_bytes())
+}
+
+#[tokio::test]
+async fn damage_that_could_not_be_replaced_stays_damage() {
+    let (digest, file) = large(20 << 20);
+    let key = Store::key(Family::Blob, &digest);
+    for (status, code) in [(500, "InternalError"), (403, "AccessDenied"), (404, "NoSuchUpload")] {
+        // What is there has the right size, for it is the damaged object.
+        let server = multipart(move |asked| match asked.method.as_str() {
+            "HEAD" => Some(there("damaged")),
+            "GET" => Some(Say::Bytes(answer(200, "", "<ListMultipartUploadsResult></ListMultipartUploadsResult>"))),
+            _ => is_complete(asked).then(|| Say::Bytes(error(status, code))),
+        })
+        .await;
+        let store = patient(&server).await;
+        store.found_damaged(&key);
+        let healed = store.put_file(Family::Blob, &digest, file.path(), None).await;
+        assert!(healed.is_err() && store.is_damaged(&key), "{code}: {healed:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_heal_whose_answer_was_lost_is_seen_by_another_entity_tag() {
+    let (digest, file) = large(20 << 20);
+    let key = Store::key(Family::Blob, &digest);
+    let completed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let server = multipart(move |asked| {
+        use std::sync::atomic::Ordering;
+        match asked.method.as_str() {
+            "HEAD" => Some(there(if completed.load(Ordering::SeqCst) { "healed" } else { "damaged" })),
+            "GET" => Some(Say::Bytes(answer(200, "", "<ListMultipartUploadsResult></ListMultipartUploadsResult>"))),
+            _ if is_complete(asked) => {
+                completed.store(true, Ordering::SeqCst);
+                Some(Say::Reset)
+            }
+            _ => None,
+        }
+    })
+    .await;
+    let store = patient(&server).await;
+    store.found_damaged(&key);
+    assert!(store.put_file(Family::Blob, &digest, file.path(), None).await.unwrap());
+    assert!(!store.is_damaged(&key));
+}
+
+#[tokio::test]
+async fn create_only_in_parts_does_not_take_anothers_object_for_ours() {
+    let (_, file) = large(20 << 20);
+    let server = multipart(|asked| match asked.method.as_str() {
+        // It came into being while ours was sent.
+        "HEAD" if asked.number > 0 => Some(there("theirs")),
+        _ => is_complete(asked).then(|| Say::Bytes(error(500, "InternalError"))),
+    })
+    .await;
+    let body = store::Body::File { path: file.path().to_owned(), offset: 0, length: 20 << 20 };
+    let put = patient(&server).await.objects().put("files/a", body, store::Condition::Absent).await;
+    assert!(put.is_err(), "{put:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_asks_to_wait_for_ever_is_no_panic() {
+    for said in ["18446744073709551615", "99999999999999999999999", "4294967295"] {
+        let asks = format!("Retry-After: {said}");
+        let server = Scripted::start(move |_| Say::Bytes(error_with(429, "TooManyRequests", &asks))).await;
+        let (store, begun) = (server.store().await, Instant::now());
+        unavailable(store.read("releases/a").await, begun, 2.0, &["is overloaded"]);
+        assert_eq!(server.asked().len(), 1, "there is no time for so much patience");
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_of_a_reference_is_fetched_again() {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use sha2::Digest as _;
+    for flips in [1, usize::MAX] {
+        let right = b"{\"epoch\":1}".to_vec();
+        let sum = STANDARD.encode(sha2::Sha256::digest(&right));
+        let server = Scripted::start(move |asked| {
+            let mut sent = right.clone();
+            if asked.number < flips {
+                sent[3] ^= 1;
+            }
+            Say::Bytes(answer(200, &format!("etag: \"one\"\nx-amz-checksum-sha256: {sum}"), sent))
+        })
+        .await;
+        let read = server.store().await.read("envs/production/current.json").await;
+        match read {
+            Ok(read) => assert!(flips == 1 && read.unwrap().bytes == "{\"epoch\":1}"),
+            Err(error) => assert!(flips > 1 && matches!(error, Error::Corrupt { .. }), "{error}"),
+        }
+        assert_eq!(server.asked().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_listing_that_does_not_advance_ends_and_names_the_server() {
+    let keys = "<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>packs/a</Key><Size>1</Size><ETag>\"one\"</ETag></Contents></ListBucketResult>";
+    let uploads = "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><NextKeyMarker>packs/a</NextKeyMarker><NextUploadIdMarker>id</NextUploadIdMarker><Upload><Key>packs/a</Key><UploadId>id</UploadId></Upload></ListMultipartUploadsResult>";
+    let server = Scripted::start(move |asked| {
+        let page = if asked.target.contains("uploads") { uploads } else { keys };
+        Say::Bytes(answer(200, "content-type: application/xml", page))
+    })
+    .await;
+    let (store, begun) = (server.store().await, Instant::now());
+    let bound = Duration::from_secs(3);
+    let listed = tokio::time::timeout(bound, store.list("packs/")).await.expect("it ends");
+    unavailable(listed, begun, 3.0, &[&server.address.to_string(), "packs/"]);
+    let begun = Instant::now();
+    let listed = tokio::time::timeout(bound, store.unfinished_uploads("packs/")).await.expect("it ends");
+    unavailable(listed, begun, 3.0, &[&server.address.to_string(), "packs/"]);
+    assert!(server.asked().len() <= 6, "{}", server.asked().len());
+}
+
+/// Answers a check of permissions well, except for what `otherwise` says.
+async fn permitting(otherwise: impl Fn(&Asked) -> Option<Say> + Send + Sync + 'static) -> Scripted {
+    let uploads = "<ListMultipartUploadsResult></ListMultipartUploadsResult>";
+    multipart(move |asked| {
+        let target = asked.target.as_str();
+        otherwise(asked).or_else(|| {
+            (asked.method == "GET").then(|| {
+                Say::Bytes(match target {
+                    _ if target.contains("list-type") => answer(200, "", "<ListBucketResult></ListBucketResult>"),
+                    _ if target.contains("uploads") => answer(200, "", uploads),
+                    _ => object(b"plain"),
+                })
+            })
+        })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_check_of_permissions_ends_when_a_needless_question_is_not_answered() {
+    let server = permitting(|asked| {
+        (asked.method == "GET" && (asked.target == "/" || asked.target.starts_with("/?")))
+            .then(|| Say::Stall(Vec::new()))
+    })
+    .await;
+    let store = server.store().await;
+    let checked = tokio::time::timeout(Duration::from_secs(6), store.check_permissions()).await.expect("it ends");
+    assert!(checked.unwrap().iter().all(|permission| permission.allowed));
+}
+
+#[tokio::test]
+async fn a_check_of_permissions_that_fails_removes_its_probe() {
+    // Everything that comes after the probe was written.
+    for (method, part) in [("GET", "/probes/"), ("GET", "list-type"), ("HEAD", "/probes/"), ("GET", "uploads")] {
+        let server = permitting(move |asked| {
+            (asked.method == method && asked.target.contains(part)).then(|| Say::Bytes(error(400, "InvalidRequest")))
+        })
+        .await;
+        server.store().await.check_permissions().await.unwrap_err();
+        let asked = server.asked();
+        let probe = &asked.iter().find(|asked| asked.method == "PUT").unwrap().target;
+        let probe = probe.split('?').next().unwrap();
+        let removed = |asked: &&Asked| {
+            asked.method == "DELETE" && asked.target.starts_with(probe) && !asked.target.contains("uploadId")
+        };
+        assert!(asked.iter().any(|asked| removed(&asked)), "{method} {part}");
+    }
+}
+
+#[tokio::test]
+async fn content_that_is_there_after_all_is_stored() {
+    // The answer is lost, as often as it is sent.
+    let server = Scripted::start(|asked| match (asked.method.as_str(), asked.number) {
+        ("HEAD", 0) => Say::Bytes(answer(404, "", "")),
+        ("HEAD", _) => Say::Bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\netag: \"one\"\r\n\r\n".to_vec()),
+        _ => Say::Reset,
+    })
+    .await;
+    let put = server.store().await.put_bytes(Family::Blob, Bytes::from("content")).await;
+    assert_eq!(put.unwrap(), Digest::of("content"));
+    // Where it was refused, what is there says nothing.
+    let server = Scripted::start(|asked| match (asked.method.as_str(), asked.number) {
+        ("HEAD", 0) => Say::Bytes(answer(404, "", "")),
+        ("HEAD", _) => Say::Bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\netag: \"one\"\r\n\r\n".to_vec()),
+        _ => Say::Bytes(error(403, "AccessDenied")),
+    })
+    .await;
+    server.store().await.put_bytes(Family::Blob, Bytes::from("content")).await.unwrap_err();
 }

@@ -153,7 +153,14 @@ async fn check(shell: &Shell, source: &Source) -> Result<Report> {
 }
 
 fn described(one: &Permission) -> serde_json::Value {
-    json!({ "action": one.action, "why": one.why, "needed": one.needed, "allowed": one.allowed, "detail": one.detail })
+    json!({
+        "action": one.action,
+        "why": one.why,
+        "needed": one.needed,
+        "unavoidable": one.unavoidable,
+        "allowed": one.allowed,
+        "detail": one.detail,
+    })
 }
 
 /// The permissions under each other; what is allowed and not needed is said apart.
@@ -163,12 +170,15 @@ fn permitted(permissions: &[Permission]) -> String {
         table.row([one.action.into(), Cell::new("yes", Style::Good), one.why.into()]);
     }
     let mut words = table.render("  ", &Paint::out());
-    let mut more = permissions.iter().filter(|one| !one.needed && one.allowed).peekable();
+    let mut more = permissions.iter().filter(|one| !one.needed && !one.unavoidable && one.allowed).peekable();
     if more.peek().is_some() {
         words.push_str("\n  more than is needed (`sealift store check --policy` prints what suffices):");
         for one in more {
             words.push_str(&format!("\n    {}: {}", one.action, one.why));
         }
+    }
+    for one in permissions.iter().filter(|one| one.unavoidable) {
+        words.push_str(&format!("\n  unavoidable: {}: {}", one.action, one.why));
     }
     words
 }

@@ -8,7 +8,8 @@
 //! - Writes with a condition: when the server says that it did not carry them out. When that is open, the object is read back
 //!   first: our own bytes are success (they carry an operation UUID), the state that was expected before means that it may be
 //!   sent again, and anything else is a lost race.
-//! - Bodies that break off: from the byte that they reached, if the object still has the same entity tag.
+//! - Bodies that break off: from the byte that they reached, if the object still has the same entity tag. Those of at most
+//!   [`WHOLE`] are fetched whole once more, and those of a certain version are handed on as they come.
 //!
 //! What stops it: the number of attempts, the total deadline, a server that asks for more patience than is left, and the
 //! budget, which all operations of a store share: repetitions beyond [`BUDGET`] wait until [`REFILL`] a second allow them.
@@ -26,7 +27,7 @@ use std::{
 use tokio::time::{Instant, timeout_at};
 
 /// The first segments of the keys of references, which more than one writer may write.
-const MUTABLE: [&str; 5] = ["releases/", "ledger/", "envs/", "locks/", "outbox/"];
+const MUTABLE: [&str; 6] = ["releases/", "ledger/", "envs/", "locks/", "outbox/", "gc/"];
 /// How many repetitions all operations together may make at once.
 const BUDGET: f64 = 64.0;
 /// How many a second are added again.
@@ -88,7 +89,7 @@ impl Trial<'_> {
     pub(crate) async fn again(&mut self, failure: Error) -> Result<()> {
         let attempts = self.policy.settings.attempts;
         let (attempts, after) = match failure.again() {
-            Again::Never => (0, None),
+            Again::Never | Again::Open => (0, None),
             Again::Nobody => (attempts.min(NOBODY), None),
             Again::Rejected(after) | Again::Unknown(after) => (attempts, after),
         };
@@ -96,8 +97,9 @@ impl Trial<'_> {
             return Err(self.give_up(failure));
         }
         let pause = self.policy.settings.pause.saturating_mul(1 << (self.tried - 1).min(16)).min(LONGEST);
-        let pause = jittered(pause).max(after.unwrap_or_default()) + self.policy.wait();
-        if Instant::now() + pause >= self.until {
+        let pause = jittered(pause).max(after.unwrap_or_default()).saturating_add(self.policy.wait());
+        // A pause that no clock can hold is longer than any deadline.
+        if Instant::now().checked_add(pause).is_none_or(|end| end >= self.until) {
             return Err(self.give_up(failure));
         }
         tokio::time::sleep(pause).await;

@@ -61,7 +61,8 @@ impl Call<'_> {
     where
         E: ProvideErrorMetadata + Cause + Send + Sync + 'static,
     {
-        let key = || self.key.to_owned();
+        // A listing of everything has no prefix.
+        let key = || if self.key.is_empty() { "a listing".to_owned() } else { self.key.to_owned() };
         match (status(&error), error.code()) {
             (Some(412), _) => return Error::Precondition { key: key() },
             // The object that is not there is the upload: completed before, or aborted by who completed its content first.
@@ -128,8 +129,8 @@ impl Call<'_> {
 /// How long the server asks to wait, in seconds or as a date.
 fn retry_after(raw: &HttpResponse) -> Option<Duration> {
     let said = raw.headers().get("retry-after")?.trim();
-    if let Ok(seconds) = said.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !said.is_empty() && said.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(said.parse().unwrap_or(u32::MAX).into()));
     }
     let date = DateTime::from_str(said, Format::HttpDate).ok()?;
     Some(SystemTime::try_from(date).ok()?.duration_since(SystemTime::now()).unwrap_or_default())

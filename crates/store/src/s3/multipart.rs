@@ -1,7 +1,7 @@
 //! Uploads in parts: hashed while they are read, a few parts under way at a time, and never left behind.
 
 use super::{Moving, S3, sha256, time};
-use crate::{Body, Condition, Digest, Error, Family, Meta, Objects as _, Result, Store};
+use crate::{Body, Condition, Digest, Error, Family, Meta, Objects as _, Result, Store, refs::endless};
 use aws_sdk_s3::{
     Client,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use sha2::{Digest as _, Sha256};
 use std::{
+    collections::BTreeSet,
     fs::File,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
@@ -43,6 +44,26 @@ pub struct Unfinished {
     pub id: String,
     /// When it was begun, by the server's clock.
     pub begun: Option<SystemTime>,
+}
+
+/// What was at a key before an upload to it began.
+enum Before {
+    Nothing,
+    /// An object with this entity tag and time.
+    There(String, Option<SystemTime>),
+    /// Nobody could say.
+    Unknown,
+}
+
+impl Before {
+    /// Whether what is there now was written since. Doubt is no.
+    fn differs(&self, now: &Meta) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::There(etag, modified) => (etag, modified) != (&now.etag, &now.modified),
+            Self::Unknown => false,
+        }
+    }
 }
 
 /// An upload that was begun. Dropped before it was completed, it is aborted in the background.
@@ -115,9 +136,10 @@ async fn blocking<T: Send + 'static>(path: &Path, work: impl FnOnce() -> Result<
 impl S3 {
     /// Uploads a large file. Nothing becomes visible before the last part is there and the digest is right.
     pub(super) async fn put_parts(&self, key: &str, body: &Body, condition: &Condition) -> Result<Meta> {
+        let before = self.seen(key).await;
         let mut begun = self.begin(key).await?;
         let result = match self.send_parts(key, body, &begun.id).await {
-            Ok(parts) => self.complete(key, body.length(), &begun.id, parts, condition).await,
+            Ok(parts) => self.complete(key, body.length(), &begun.id, parts, condition, &before).await,
             Err(error) => Err(error),
         };
         match result {
@@ -133,8 +155,19 @@ impl S3 {
                     return Err(error);
                 }
                 let lost = || self.passing(format!("lost the upload of {key}: another process aborted it"));
-                self.overtaken(key, body.length()).await.ok_or_else(lost)
+                let there = self.overtaken(key, body.length()).await;
+                there.filter(|meta| *condition == Condition::None && before.differs(meta)).ok_or_else(lost)
             }
+        }
+    }
+
+    /// What is there before an upload begins.
+    async fn seen(&self, key: &str) -> Before {
+        match self.head(key).await {
+            Ok(Some(meta)) => Before::There(meta.etag, meta.modified),
+            // An object that cannot be asked for is another one when it can.
+            Ok(None) | Err(Error::Damaged { .. }) => Before::Nothing,
+            Err(_) => Before::Unknown,
         }
     }
 
@@ -285,6 +318,7 @@ impl S3 {
         id: &str,
         parts: Vec<CompletedPart>,
         condition: &Condition,
+        before: &Before,
     ) -> Result<Meta> {
         let mut request = self
             .client
@@ -308,10 +342,16 @@ impl S3 {
                 Err(_) => Some(self.passing(format!("did not finish assembling {key} in time"))),
             };
             match failure {
-                // Its answer may have been lost, and the upload be gone because it was completed: what is there now counts.
+                // Its answer may have been lost, and the upload be gone because it was completed: what is there now counts, if it
+                // was not there before, and if another's object there would be as good as ours.
                 None | Some(Error::Unavailable { .. } | Error::Missing { .. }) => match (self.head(key).await, failure)
                 {
-                    (Ok(Some(meta)), _) if meta.size == length => Ok(meta),
+                    (Ok(Some(meta)), None) if meta.size == length => Ok(meta),
+                    (Ok(Some(meta)), Some(_))
+                        if meta.size == length && *condition == Condition::None && before.differs(&meta) =>
+                    {
+                        Ok(meta)
+                    }
                     (_, Some(failure)) => Err(failure),
                     (Ok(_), None) => Err(self.passing(format!("does not show {key} after its upload"))),
                     (Err(error), None) => Err(error),
@@ -325,6 +365,7 @@ impl S3 {
     /// Uploads whose keys begin with `prefix`. Some servers (MinIO) only find those of exactly this key.
     pub(crate) async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>> {
         let mut all = Vec::new();
+        let mut markers = BTreeSet::new();
         let (mut key_marker, mut id_marker) = (None, None);
         loop {
             let request = self
@@ -349,6 +390,9 @@ impl S3 {
                 return Ok(all);
             }
             (key_marker, id_marker) = (page.next_key_marker, page.next_upload_id_marker);
+            if !markers.insert((key_marker.clone(), id_marker.clone())) {
+                return Err(Error::unavailable(&self.name, endless(&format!("uploads of {prefix}"))));
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Nobody's objects are touched: everything happens on keys below `probes/` that have a fresh UUID, and is removed again. The
 //! questions about what is allowed but not needed change nothing: a write that cannot happen (its condition does not hold),
-//! and two listings.
+//! and listings.
 
 use super::{Moving, S3};
 use crate::{Body, Condition, Error, Objects as _, Result, Store};
@@ -18,6 +18,8 @@ pub struct Permission {
     pub why: &'static str,
     /// Whether the store needs it. One that is not needed is information: less would suffice.
     pub needed: bool,
+    /// Whether it is not needed in itself, but comes with one that is: no policy grants that one alone.
+    pub unavoidable: bool,
     /// Whether it is there.
     pub allowed: bool,
     /// What was tried and what came of it.
@@ -29,6 +31,9 @@ pub struct Permission {
 /// Listing is bound to the prefix, and allowed to a request that has none: whether an object is absent (404) or forbidden
 /// (403) is decided by the permission to list, for a question that has no prefix. Two statements say so, because not every
 /// server knows the conditions that end in `IfExists`. Listing uploads knows no prefix at all.
+///
+/// So the *names* of all objects of the bucket, not their content, can be seen with these credentials: a listing that has no
+/// prefix is the same to a policy as the question whether an object is there. Who must not see them needs another bucket.
 pub fn least_policy(bucket: &str, prefix: &str) -> String {
     let prefix = prefix.trim_matches('/');
     let resource = format!("arn:aws:s3:::{bucket}");
@@ -96,21 +101,41 @@ fn verdict<T>(result: Result<T>) -> Result<std::result::Result<T, String>> {
 impl S3 {
     async fn check_permissions(&self) -> Result<Vec<Permission>> {
         let key = format!("probes/{}", uuid::Uuid::new_v4());
-        let put = self.may_put(&key).await?;
-        let get = self.may_get(&key).await?;
-        let mut found = vec![self.may_list(get.allowed).await?];
-        let (abort, uploads) = (self.may_abort(&key).await?, self.may_list_uploads(&key).await?);
-        let delete = self.may_delete(&key, put.allowed).await?;
-        found.extend([get, put, delete, abort, uploads]);
+        let mut found = match self.needed(&key).await {
+            Ok(found) => found,
+            Err(error) => {
+                // What was to remove the probe was not come to. What failed before may fail again: it is not asked for ever.
+                let _ = tokio::time::timeout(self.attempt(0), self.delete(&key)).await;
+                return Err(error);
+            }
+        };
         if !self.local {
-            found.extend(self.too_much().await);
+            // It asks what need not be answered.
+            let _ = tokio::time::timeout(self.attempt(0), self.too_much(&mut found)).await;
         }
+        Ok(found)
+    }
+
+    async fn needed(&self, key: &str) -> Result<Vec<Permission>> {
+        let put = self.may_put(key).await?;
+        let get = self.may_get(key).await?;
+        let mut found = vec![self.may_list(get.allowed).await?];
+        let (abort, uploads) = (self.may_abort(key).await?, self.may_list_uploads(key).await?);
+        let delete = self.may_delete(key, put.allowed).await?;
+        found.extend([get, put, delete, abort, uploads]);
         Ok(found)
     }
 
     async fn may_list(&self, may_get: bool) -> Result<Permission> {
         let why = "to find what is stored, and to learn that an object is not there";
-        let needed = |allowed, detail| Permission { action: "s3:ListBucket", why, needed: true, allowed, detail };
+        let needed = |allowed, detail| Permission {
+            action: "s3:ListBucket",
+            why,
+            needed: true,
+            unavoidable: false,
+            allowed,
+            detail,
+        };
         if let Err(detail) = verdict(self.list("probes/", None).await)? {
             return Ok(needed(false, detail));
         }
@@ -127,7 +152,14 @@ impl S3 {
 
     async fn may_put(&self, key: &str) -> Result<Permission> {
         let why = "to store content, to create and to swap references, and to upload in parts";
-        let needed = |allowed, detail| Permission { action: "s3:PutObject", why, needed: true, allowed, detail };
+        let needed = |allowed, detail| Permission {
+            action: "s3:PutObject",
+            why,
+            needed: true,
+            unavoidable: false,
+            allowed,
+            detail,
+        };
         let bytes = |text: &'static str| Body::Bytes(Bytes::from_static(text.as_bytes()));
         let created = match verdict(self.put(key, bytes("created"), Condition::Absent).await)? {
             Ok(meta) => meta,
@@ -144,7 +176,14 @@ impl S3 {
 
     async fn may_get(&self, key: &str) -> Result<Permission> {
         let why = "to read content and references, and to ask for their size";
-        let needed = |allowed, detail| Permission { action: "s3:GetObject", why, needed: true, allowed, detail };
+        let needed = |allowed, detail| Permission {
+            action: "s3:GetObject",
+            why,
+            needed: true,
+            unavoidable: false,
+            allowed,
+            detail,
+        };
         Ok(match verdict(self.get(key, None).await)? {
             Ok(Some(_)) => needed(true, "read an object".to_owned()),
             Ok(None) => needed(true, "asked for an object that is not there".to_owned()),
@@ -155,7 +194,7 @@ impl S3 {
     async fn may_abort(&self, key: &str) -> Result<Permission> {
         let why = "to leave nothing behind of an upload in parts that fails or is interrupted";
         let action = "s3:AbortMultipartUpload";
-        let needed = |allowed, detail| Permission { action, why, needed: true, allowed, detail };
+        let needed = |allowed, detail| Permission { action, why, needed: true, unavoidable: false, allowed, detail };
         let call = self.call(key);
         let create = self.client.create_multipart_upload().bucket(&self.bucket).key(self.key(key));
         let created = async { create.send().await.map_err(|error| call.failure(error)) };
@@ -192,7 +231,7 @@ impl S3 {
     async fn may_list_uploads(&self, key: &str) -> Result<Permission> {
         let why = "to find uploads in parts that a killed process left behind";
         let action = "s3:ListBucketMultipartUploads";
-        let needed = |allowed, detail| Permission { action, why, needed: true, allowed, detail };
+        let needed = |allowed, detail| Permission { action, why, needed: true, unavoidable: false, allowed, detail };
         Ok(match verdict(self.unfinished(key).await)? {
             Ok(_) => needed(true, "listed uploads".to_owned()),
             Err(detail) => needed(false, detail),
@@ -201,7 +240,14 @@ impl S3 {
 
     async fn may_delete(&self, key: &str, written: bool) -> Result<Permission> {
         let why = "to remove what gc found unreachable, and what probes leave";
-        let needed = |allowed, detail| Permission { action: "s3:DeleteObject", why, needed: true, allowed, detail };
+        let needed = |allowed, detail| Permission {
+            action: "s3:DeleteObject",
+            why,
+            needed: true,
+            unavoidable: false,
+            allowed,
+            detail,
+        };
         Ok(match verdict(self.delete(key).await)? {
             Ok(()) => needed(true, "removed an object".to_owned()),
             Err(detail) if written => needed(false, format!("{detail}; the object {key} stays behind")),
@@ -210,18 +256,22 @@ impl S3 {
     }
 
     /// What is allowed and not needed. Whatever else goes wrong here is no answer.
-    async fn too_much(&self) -> Vec<Permission> {
-        let mut found = Vec::new();
+    async fn too_much(&self, found: &mut Vec<Permission>) {
         let spare = |action, why, detail: &str| {
             let detail = detail.to_owned();
-            Permission { action, why, needed: false, allowed: true, detail }
+            Permission { action, why, needed: false, unavoidable: false, allowed: true, detail }
         };
         if self.client.list_buckets().send().await.is_ok() {
             let why = "lets these credentials see the names of all buckets";
             found.push(spare("s3:ListAllMyBuckets", why, "listed the buckets"));
         }
         if self.prefix.is_empty() {
-            return found;
+            return;
+        }
+        if self.client.list_objects_v2().bucket(&self.bucket).max_keys(1).send().await.is_ok() {
+            let why = "lets these credentials see the names of all objects of the bucket, by a listing that has no prefix; whoever is to learn that an object is absent may do that";
+            let unavoidable = spare("s3:ListBucket", why, "listed without a prefix");
+            found.push(Permission { unavoidable: true, ..unavoidable });
         }
         let outside = format!("sealift-probe-{}", uuid::Uuid::new_v4());
         let listing = self.client.list_objects_v2().bucket(&self.bucket).prefix(&outside).max_keys(1);
@@ -241,7 +291,6 @@ impl S3 {
             // A server that ignores conditions: the probe of conditional writes says so, this only cleans up.
             let _ = self.client.delete_object().bucket(&self.bucket).key(&outside).send().await;
         }
-        found
     }
 }
 
