@@ -462,3 +462,78 @@ async fn opening_is_quick() {
     println!("opening and reading one reference takes {each:?}");
     assert!(each < Duration::from_millis(500), "{each:?}");
 }
+
+fn record_of(directory: &Path, key: &str) -> std::fs::File {
+    let path = directory.join("buckets/sealift").join(format!("{key}@"));
+    std::fs::File::options().read(true).write(true).open(path).unwrap()
+}
+
+#[tokio::test]
+async fn one_damaged_object_hides_no_other_and_heals() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = embedded(directory.path()).await;
+    let digest = store.put_bytes(Family::Pack, Bytes::from("one")).await.unwrap();
+    store.put_bytes(Family::Pack, Bytes::from("two")).await.unwrap();
+    let key = Store::key(Family::Pack, &digest);
+    record_of(directory.path(), &key).set_len(2).unwrap();
+    // It is listed, with a size that makes whoever has it send it again.
+    let listed = store.list("").await.unwrap();
+    assert_eq!(listed.len(), 2);
+    let (_, meta) = listed.iter().find(|(listed, _)| *listed == key).unwrap();
+    assert_eq!((meta.size, meta.etag.trim_matches('"')), (0, "damaged"));
+    assert!(meta.modified.is_some(), "its age is known");
+    // To read it, or ask for it, names it.
+    for error in [store.objects().head(&key).await.unwrap_err(), store.verify(Family::Pack, &digest).await.unwrap_err()]
+    {
+        assert!(matches!(&error, Error::Damaged { key: named, .. } if *named == key), "{error}");
+    }
+    store.put_bytes(Family::Pack, Bytes::from("one")).await.unwrap();
+    assert_eq!(store.verify(Family::Pack, &digest).await.unwrap(), 3);
+    // And it can be removed.
+    record_of(directory.path(), &key).set_len(2).unwrap();
+    store.objects().delete(&key).await.unwrap();
+    assert_eq!(store.list("").await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_torn_description_of_one_upload_hides_no_other_and_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let torn = directory.path().join("uploads/0123456789abcdef0123456789abcdef");
+    {
+        let store = embedded(directory.path()).await;
+        store.create("releases/a", Bytes::from("a")).await.unwrap();
+        std::fs::create_dir(&torn).unwrap();
+        std::fs::write(torn.join("meta.json"), b"{\"buck").unwrap();
+        assert_eq!(store.unfinished_uploads("packs/").await.unwrap(), []);
+    }
+    // The next process to write removes it.
+    let store = embedded(directory.path()).await;
+    store.create("releases/b", Bytes::from("b")).await.unwrap();
+    assert!(!torn.exists());
+}
+
+/// Not a test of its own: what the next one runs with few descriptors.
+#[tokio::test]
+async fn child_sends_many_parts() {
+    let Ok(directory) = std::env::var("STORE_TEST_MANY_PARTS") else { return };
+    let store = embedded(Path::new(&directory)).await;
+    let file = tempfile::NamedTempFile::new_in(&directory).unwrap();
+    file.as_file().set_len(PARTS * (8 << 20)).unwrap();
+    let body = Body::File { path: file.path().to_owned(), offset: 0, length: PARTS * (8 << 20) };
+    store.objects().put("files/many", body, Condition::None).await.unwrap();
+    println!("\nit is stored");
+}
+
+const PARTS: u64 = 34;
+
+#[test]
+fn many_parts_need_few_descriptors() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new("sh");
+    // Enough for what a process and a store of its own need, and not for all parts.
+    command.args(["-c", "ulimit -n 40; exec \"$0\" --exact child_sends_many_parts --nocapture"]);
+    command.arg(std::env::current_exe().unwrap()).env("STORE_TEST_MANY_PARTS", directory.path());
+    let output = command.output().unwrap();
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && told.contains("it is stored"), "{told}");
+}

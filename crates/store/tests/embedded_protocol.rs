@@ -13,14 +13,14 @@ const BODY: &[u8] = b"0123456789";
 /// A server that takes unsigned requests.
 struct Open {
     served: Served,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Open {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let served = Served::start(directory.path(), Limits::default());
-        Self { served, _directory: directory }
+        Self { served, directory }
     }
 
     fn call(&self, method: &str, target: &str, headers: &str, body: &[u8]) -> Answer {
@@ -369,5 +369,72 @@ fn bodies_that_are_read_at_once_do_not_mix() {
             });
         }
     });
+    it.end();
+}
+
+/// Turns one bit of a stored body, as a disk may.
+fn rot(it: &Open, key: &str, at: u64) {
+    use std::os::unix::fs::FileExt as _;
+    let path = it.directory.path().join(format!("buckets/sealift/{key}@"));
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+/// Puts together parts with checksums.
+fn in_parts(it: &Open, key: &str, parts: &[&[u8]]) {
+    let id = it.begin(key);
+    let mut list = String::new();
+    for (number, part) in (1..).zip(parts) {
+        let answer = it.put(&format!("/sealift/{key}?partNumber={number}&uploadId={id}"), "", part);
+        let etag = answer.field("etag").unwrap();
+        list.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"));
+    }
+    let list = format!("<CompleteMultipartUpload>{list}</CompleteMultipartUpload>");
+    let answer = it.call("POST", &format!("/sealift/{key}?uploadId={id}"), "", list.as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn a_copy_does_not_make_damaged_bytes_good_ones() {
+    let it = Open::new();
+    let large = vec![7; 5 << 20];
+    it.put("/sealift/summed", "x-amz-checksum-crc32: DUoRhQ==\r\n", b"hello world");
+    it.put("/sealift/plain", "", BODY);
+    it.put("/sealift/large", "", &large);
+    in_parts(&it, "parts", &[&large, BODY]);
+    in_parts(&it, "part", &[BODY]);
+    let sources = [("summed", 0), ("plain", 3), ("large", 1 << 20), ("parts", 5 << 20), ("part", 9)];
+    let copy = |key: &str, to: &str| it.call("PUT", to, &format!("x-amz-copy-source: /sealift/{key}\r\n"), b"");
+    let id = it.begin("assembled");
+    for (key, _) in sources {
+        assert_eq!(copy(key, "/sealift/copy").status, 200, "{key}");
+        let whole = it.get(&format!("/sealift/{key}"), "").body;
+        assert!(it.get("/sealift/copy", "").body == whole, "{key}");
+        assert_eq!(copy(key, &format!("/sealift/assembled?partNumber=1&uploadId={id}")).status, 200, "{key}");
+    }
+    for (key, at) in sources {
+        rot(&it, key, at);
+        is(key, &copy(key, "/sealift/rotten"), 422, "XSealiftDamaged");
+        is(key, &copy(key, &format!("/sealift/assembled?partNumber=2&uploadId={id}")), 422, "XSealiftDamaged");
+    }
+    is("no copy", &it.get("/sealift/rotten", ""), 404, "NoSuchKey");
+    let parts = it.get(&format!("/sealift/assembled?uploadId={id}"), "").text();
+    assert!(parts.contains("<PartNumber>1<") && !parts.contains("<PartNumber>2<"), "{parts}");
+    it.end();
+}
+
+#[test]
+fn a_version_is_refused_however_its_name_is_written() {
+    let it = Open::new();
+    it.put("/sealift/a", "", BODY);
+    for name in ["versionId", "version%49d", "%76ersionId", "version%49%64"] {
+        for method in ["GET", "HEAD", "DELETE"] {
+            let answer = it.call(method, &format!("/sealift/a?{name}=x"), "", b"");
+            assert_eq!(answer.status, 400, "{method} {name}: {}", answer.text());
+        }
+        assert_eq!(it.get(&format!("/sealift/a?{name}=null"), "").body, BODY);
+    }
     it.end();
 }

@@ -275,3 +275,34 @@ fn a_signature_that_cannot_be_checked_is_refused_in_clear_words() {
     assert!(answer.text().contains("has no credentials"), "{}", answer.text());
     served.end().unwrap();
 }
+
+#[test]
+fn what_is_said_of_the_decoded_length_lifts_no_limit() {
+    let directory = tempfile::tempdir().unwrap();
+    let served = Served::start(directory.path(), Limits { body_bytes: 2 << 20, ..Limits::default() });
+    let mut client = Client::new(served.address);
+    let head = "PUT /sealift/a HTTP/1.1\r\nhost: test\r\nx-amz-decoded-content-length: 2097152\r\ntransfer-encoding: chunked\r\n\r\n";
+    client.stream.write_all(head.as_bytes()).unwrap();
+    let piece = [b"100000\r\n", &vec![0; 1 << 20][..], b"\r\n"].concat();
+    // What is refused may be read for a while, and is not kept.
+    let mut sent = 0;
+    while sent < 64 && client.stream.write_all(&piece).is_ok() {
+        sent += 1;
+        let kept: u64 = sizes(&directory.path().join("tmp"));
+        assert!(kept < 8 << 20, "{kept} bytes are kept of at most 2 MiB");
+    }
+    assert!(sent < 64, "{sent} MiB were taken of at most 2");
+    settles(directory.path());
+    served.end().unwrap();
+}
+
+/// The bytes of all files below a folder.
+fn sizes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => sizes(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
+}

@@ -7,7 +7,7 @@
 use super::{
     custom,
     receive::{ALGORITHMS, by_name, hasher},
-    record::Opened,
+    uploads::PartInfo,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use crc_fast::{CrcAlgorithm, checksum_combine};
@@ -194,8 +194,8 @@ pub(super) fn kind_of(sums: &BTreeMap<String, String>) -> Option<Kind> {
 }
 
 /// The checksum of an object of these parts; `None` when not all of them have one.
-pub(super) fn of_parts(algorithm: &str, kind: Kind, parts: &[Opened]) -> Option<String> {
-    let raw = |part: &Opened| STANDARD.decode(part.record.checksums.get(algorithm)?).ok();
+pub(super) fn of_parts(algorithm: &str, kind: Kind, parts: &[PartInfo]) -> Option<String> {
+    let raw = |part: &PartInfo| STANDARD.decode(part.record.checksums.get(algorithm)?).ok();
     match kind {
         Kind::Composite => {
             let mut sums = hasher(std::iter::once(algorithm));

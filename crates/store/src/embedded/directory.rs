@@ -346,7 +346,7 @@ impl Directory {
         for entry in fs::read_dir(&uploads).map_err(failed("list", &uploads))?.flatten() {
             let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
             // An upload gets its place together with its description, and loses both together: one without is a leftover.
-            let gone = matches!(entry.path().join("meta.json").try_exists(), Ok(false));
+            let gone = super::uploads::is_leftover(&entry.path());
             if gone || age.is_some_and(|age| age > ABANDONED) {
                 let _ = fs::remove_dir_all(entry.path());
             }
@@ -370,8 +370,8 @@ impl Directory {
 
     /// Makes a finished record the object, if the preconditions hold. It must be fsynced already.
     ///
-    /// The directory is fsynced when the lock is free again, so that others who wait for it share that fsync; nobody is told of
-    /// the new object, nor refused because of it, before it is durable.
+    /// The directory is fsynced when the lock is free again, so that others who wait for it share that fsync. No writer is told of
+    /// the new object, nor refused because of it, before it is durable; a reader may see it before.
     pub(super) fn commit(
         &self,
         bucket: &str,

@@ -210,12 +210,30 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// The values of a query parameter, as they are written.
+/// The value of a query parameter, as it is written. Its name may be written in any way, for `s3s` reads it in any.
 fn query<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
     request.uri().query()?.split('&').find_map(|pair| {
         let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (found == name).then_some(value)
+        is_written(name, found).then_some(value)
     })
+}
+
+/// Whether a text means this name, each byte of which may be written `%XX`.
+fn is_written(name: &str, text: &str) -> bool {
+    let mut rest = text.as_bytes();
+    name.bytes().all(|byte| {
+        let (found, behind) = match rest {
+            [b'%', high, low, behind @ ..] => {
+                let digit = |digit: u8| char::from(digit).to_digit(16);
+                let decoded = digit(*high).zip(digit(*low)).and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+                (decoded, behind)
+            }
+            [found, behind @ ..] => (Some(*found), behind),
+            [] => return false,
+        };
+        rest = behind;
+        found == Some(byte)
+    }) && rest.is_empty()
 }
 
 /// Whether leave is asked to send a body of no bytes: the answer then comes without the `100 Continue` that S3 sends first. The

@@ -221,8 +221,8 @@ pub(super) async fn answer(
     if request.body().is_end_stream() {
         return front.call(request.map(Body::from)).await;
     }
-    // Chunks and their signatures come on top of what is kept; what that is was announced above.
-    let left = if decoded.is_some() { u64::MAX } else { limits.body_bytes };
+    // Chunks and their signatures come on top of what is kept, which was announced above; they are less than that.
+    let left = decoded.map_or(limits.body_bytes, |decoded| decoded.saturating_mul(2).saturating_add(1 << 20));
     let (verdict, unread) = (Verdict::default(), Unread::default());
     // Who waits for leave to send has sent nothing, and reading would be that leave.
     let sends = !request.headers().contains_key(http::header::EXPECT);

@@ -1,8 +1,11 @@
 //! Listings in byte order of key, with prefix, delimiter and a place to begin after.
+//!
+//! A record of a wrong shape does not hide the others: it is listed with no bytes and the entity tag `damaged`, which no object
+//! has, so that whoever has its content sends it again, and whoever has no need of it can remove it.
 
 use super::{
     directory::Directory,
-    failed,
+    failed, is_damaged,
     names::{Entry, entry_of},
     record,
 };
@@ -11,7 +14,11 @@ use std::{
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
+
+/// The entity tag of what cannot be read.
+const DAMAGED_ETAG: &str = "damaged";
 
 /// What is asked for.
 #[derive(Debug, Default)]
@@ -147,11 +154,14 @@ impl Walk<'_> {
             self.more = true;
             return Ok(());
         }
-        // It may have been removed since its directory was read.
-        if let Some(opened) = record::open(path)? {
-            let (size, modified_ms) = (opened.size, opened.record.modified_ms);
-            self.push(Item::Object { key: text(key)?, size, etag: opened.record.etag, modified_ms });
-        }
+        let (size, etag, modified_ms) = match record::open(path) {
+            Ok(Some(opened)) => (opened.size, opened.record.etag, opened.record.modified_ms),
+            // It was removed since its directory was read.
+            Ok(None) => return Ok(()),
+            Err(error) if is_damaged(&error) => (0, DAMAGED_ETAG.to_owned(), written(path)),
+            Err(error) => return Err(error),
+        };
+        self.push(Item::Object { key: text(key)?, size, etag, modified_ms });
         Ok(())
     }
 
@@ -162,6 +172,12 @@ impl Walk<'_> {
             self.items.push(item);
         }
     }
+}
+
+/// When a file was written, in milliseconds since 1970; now, where that cannot be told.
+fn written(path: &Path) -> u64 {
+    let modified = fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or_else(|_| SystemTime::now());
+    u64::try_from(modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn text(key: &[u8]) -> S3Result<String> {

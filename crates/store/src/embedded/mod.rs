@@ -37,7 +37,8 @@
 //! - No precondition is checked outside of the lock that its commit is made under, across threads and processes.
 //! - No temporary of a living process is removed: its session is flocked. Those of dead ones go when
 //!   another process begins to serve or first writes.
-//! - No object of a wrong shape is served: it is answered with `XSealiftDamaged`.
+//! - No object of a wrong shape is served: it is answered with `XSealiftDamaged`. Listings show it, and the others.
+//! - No copy is made of bytes that are not what the entity tag of their object says.
 //!
 //! Not built: versions, ACLs, tags, encryption, lifecycle; and no request is limited in rate.
 
@@ -90,6 +91,11 @@ fn damaged(path: &std::path::Path, what: &str) -> s3s::S3Error {
     let mut answer = s3s::S3Error::with_message(code, format!("{}: {what}", path.display()));
     answer.set_status_code(http::StatusCode::UNPROCESSABLE_ENTITY);
     answer
+}
+
+/// Whether an error is of a record of the wrong shape.
+fn is_damaged(error: &s3s::S3Error) -> bool {
+    matches!(error.code(), s3s::S3ErrorCode::Custom(code) if *code == DAMAGED)
 }
 
 /// An error of S3 that `s3s` has no name for.

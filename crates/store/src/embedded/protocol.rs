@@ -15,7 +15,7 @@ use super::{
     front::{DOCUMENT, Front},
     listing::{self, Item, Query, marked},
     mend::Mender,
-    receive::{Claims, Received, receive},
+    receive::{Claims, Received, receive, rotten, whole},
     record::Record,
     uploads::{self, Upload, UploadQuery},
 };
@@ -110,11 +110,17 @@ fn trailers(trailers: Option<TrailingHeaders>, extensions: &http::Extensions) ->
     trailers.or_else(|| extensions.get().cloned())
 }
 
+/// Refuses to know of versions: every object is its own only one.
+fn is_only_version(version: Option<&str>) -> S3Result<()> {
+    match version {
+        None | Some("" | "null") => Ok(()),
+        Some(_) => Err(s3_error!(InvalidArgument, "Invalid version id specified")),
+    }
+}
+
 /// Removes one of many keys.
 fn remove_one(directory: &Directory, bucket: &str, object: &ObjectIdentifier) -> S3Result<()> {
-    if object.version_id.as_deref().is_some_and(|version| !matches!(version, "" | "null")) {
-        return Err(s3_error!(InvalidArgument, "Invalid version id specified"));
-    }
+    is_only_version(object.version_id.as_deref())?;
     if object.size.is_some() || object.last_modified_time.is_some() {
         return Err(s3_error!(NotImplemented, "a deletion can be conditional on an ETag, and on nothing else"));
     }
@@ -214,6 +220,7 @@ impl S3 for Server {
 
     async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let input = req.input;
+        is_only_version(input.version_id.as_deref())?;
         let conditions = ReadConditions {
             if_match: input.if_match,
             if_none_match: input.if_none_match,
@@ -250,6 +257,7 @@ impl S3 for Server {
 
     async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
         let input = req.input;
+        is_only_version(input.version_id.as_deref())?;
         let conditions = ReadConditions {
             if_match: input.if_match,
             if_none_match: input.if_none_match,
@@ -335,6 +343,7 @@ impl S3 for Server {
 
     async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
         let input = req.input;
+        is_only_version(input.version_id.as_deref())?;
         if input.if_match_last_modified_time.is_some() || input.if_match_size.is_some() {
             return Err(s3_error!(NotImplemented, "a deletion can be conditional on an ETag, and on nothing else"));
         }
@@ -423,7 +432,7 @@ impl S3 for Server {
             Some(asked) => vec![asked],
             None => opened.record.checksums.keys().cloned().collect(),
         };
-        let claims = Claims::default().want(known.iter().map(String::as_str));
+        let claims = Claims::of_source(&opened).want(known.iter().map(String::as_str));
         let conditions = conditions_of(&req.headers)?;
         let (bucket, key) = (input.bucket, input.key);
         let commit = move |directory: &Directory, received: Received| {
@@ -431,8 +440,9 @@ impl S3 for Server {
             Ok(received.record)
         };
         let size = opened.size;
-        let source = body(opened.file, 0..size, PathBuf::from("the source of a copy"));
-        let record = receive(self.directory.clone(), Some(source), claims, record, commit).await?;
+        let source = whole(body(opened.file, 0..size, PathBuf::from("the source of a copy")), &opened.record);
+        let copied = receive(self.directory.clone(), Some(source), claims, record, commit).await;
+        let record = copied.map_err(rotten)?;
         let result = summed!(&record.checksums => CopyObjectResult {
             e_tag: etag(&record),
             last_modified: Some(Timestamp::from(record.modified())),
@@ -621,12 +631,17 @@ impl S3 for Server {
                 Ok((upload, found))
             })
             .await?;
-        let claims = Claims::default().want(upload.algorithm.as_deref());
         let wanted = found.wanted();
+        let all = wanted == (0..found.opened.size);
+        // Of a piece of an object nothing is known that it could be compared with.
+        let claims = if all { Claims::of_source(&found.opened) } else { Claims::default() };
+        let claims = claims.want(upload.algorithm.as_deref());
         let source = body(found.opened.file, wanted, PathBuf::from("the source of a copy"));
+        let source = if all { whole(source, &found.opened.record) } else { source };
         let id = input.upload_id;
         let commit = move |directory: &Directory, part: Received| uploads::keep(directory, &id, number, part);
-        let record = receive(self.directory.clone(), Some(source), claims, Record::default(), commit).await?;
+        let copied = receive(self.directory.clone(), Some(source), claims, Record::default(), commit).await;
+        let record = copied.map_err(rotten)?;
         let result = summed!(&record.checksums => CopyPartResult {
             e_tag: etag(&record),
             last_modified: Some(Timestamp::from(record.modified())),

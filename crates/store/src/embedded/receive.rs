@@ -1,10 +1,10 @@
 //! Receiving a body: hashed while it arrives, verified against everything that came with it, and only then a record.
 
 use super::{
-    blocking, checksums,
+    blocking, checksums, damaged,
     directory::{Directory, Temporary},
     failed,
-    record::Record,
+    record::{Opened, Record},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -20,6 +20,7 @@ use s3s::{
 use std::{
     collections::BTreeMap,
     io::{ErrorKind, IoSlice, Write as _},
+    path::Path,
     sync::Arc,
 };
 use tokio::task::JoinHandle;
@@ -66,6 +67,16 @@ impl Claims {
         let length = decoded.or(length.and_then(|length| u64::try_from(length).ok()));
         let announced = headers.contains_key("x-amz-trailer");
         Self { length, md5: text("content-md5"), checksums, wanted, trailers, announced }
+    }
+
+    /// What an object says that its own bytes are, for a copy of all of it. Of one that was put together from parts, [`whole`]
+    /// compares the rest.
+    pub(super) fn of_source(source: &Opened) -> Self {
+        let record = &source.record;
+        let md5 = hex::decode(&record.etag).ok().filter(|md5| md5.len() == 16).map(|md5| STANDARD.encode(md5));
+        let sums = record.checksums.iter().filter(|(_, sum)| !sum.contains('-'));
+        let checksums = sums.map(|(name, sum)| (name.clone(), sum.clone())).collect();
+        Self { length: Some(source.size), md5, checksums, ..Self::default() }
     }
 
     /// Adds algorithms to compute.
@@ -254,6 +265,68 @@ fn write_all(temporary: &Temporary, mut slices: &mut [IoSlice<'_>]) -> S3Result<
         }
     }
     Ok(())
+}
+
+/// The body of an object that was put together from parts, which fails at its end when they are not those that its entity tag
+/// was made of. Other bodies are compared as [`Claims::of_source`] says.
+pub(super) fn whole(body: StreamingBlob, record: &Record) -> StreamingBlob {
+    if record.parts.is_empty() {
+        return body;
+    }
+    let sizes: Vec<u64> = record.parts.iter().map(|part| part.size).collect();
+    let start = (body, Parts { sizes, tags: Md5::new(), part: Md5::new(), done: 0, at: 0 }, record.etag.clone());
+    StreamingBlob::wrap(futures::stream::try_unfold(start, |(mut body, mut parts, etag)| async move {
+        match body.next().await.transpose().map_err(broken)? {
+            Some(bytes) => {
+                parts.take(&bytes);
+                Ok(Some((bytes, (body, parts, etag))))
+            }
+            None if parts.etag() == etag => Ok(None),
+            None => Err(rotten(checksums::bad_md5())),
+        }
+    }))
+}
+
+/// Makes the entity tag of parts from their bytes.
+struct Parts {
+    sizes: Vec<u64>,
+    tags: Md5,
+    part: Md5,
+    /// How many parts have ended, and how far the next one is.
+    done: usize,
+    at: u64,
+}
+
+impl Parts {
+    fn take(&mut self, mut bytes: &[u8]) {
+        while let Some(size) = self.sizes.get(self.done) {
+            let step = usize::try_from(size - self.at).unwrap_or(usize::MAX).min(bytes.len());
+            self.part.update(&bytes[..step]);
+            self.at += step as u64;
+            bytes = &bytes[step..];
+            if self.at < *size {
+                return;
+            }
+            self.tags.update(self.part.finalize_reset());
+            (self.done, self.at) = (self.done + 1, 0);
+        }
+    }
+
+    fn etag(&mut self) -> String {
+        // The last part may have no bytes.
+        self.take(&[]);
+        format!("{}-{}", hex::encode(self.tags.finalize_reset()), self.done)
+    }
+}
+
+/// What a copy failed with, for whoever asked for it: it said nothing of the bytes, so they are those of the source.
+pub(super) fn rotten(error: S3Error) -> S3Error {
+    match error.code() {
+        S3ErrorCode::BadDigest | S3ErrorCode::IncompleteBody => {
+            damaged(Path::new("the source of a copy"), "its bytes are not what its entity tag and checksums say")
+        }
+        _ => error,
+    }
 }
 
 /// A verified record that is not yet an object.

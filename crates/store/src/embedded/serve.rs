@@ -9,6 +9,7 @@ use crate::{Error, Result};
 use domain::secret::Secret;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::{rt::TokioTimer, server::graceful::GracefulShutdown};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -49,6 +50,7 @@ pub async fn serve_within(
         return Err(Error::Open { listen });
     }
     let directory = prepare(directory, &limits, buckets)?;
+    raise_descriptors();
     let listener = TcpListener::bind(listen).await.map_err(|source| Error::Listen { listen, source })?;
     let address = listener.local_addr().map_err(|source| Error::Listen { listen, source })?;
     let front = service(directory, credentials.as_ref());
@@ -84,6 +86,13 @@ pub async fn serve_within(
     // Whoever is not done by then is cut off; what it was writing is a temporary.
     let _ = tokio::time::timeout(limits.drain_time, graceful.shutdown()).await;
     Ok(())
+}
+
+/// Takes as many descriptors as the system lets this process have: each connection needs one or two. What it does not let it
+/// have is waited for where connections are accepted.
+fn raise_descriptors() {
+    let allowed = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, ..allowed });
 }
 
 /// Opens the directory, clears what the dead left in it, and makes the buckets.

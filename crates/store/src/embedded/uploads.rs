@@ -16,7 +16,7 @@ use std::{
     fs,
     io::{ErrorKind, Read as _, Write as _},
     os::unix::fs::FileExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
@@ -111,6 +111,7 @@ pub(super) fn begin(directory: &Directory, mut upload: Upload) -> S3Result<Strin
     let mut new = directory.temporary()?;
     let json = serde_json::to_vec(&upload).map_err(S3Error::internal_error)?;
     new.file.write_all(&json).map_err(failed("write", &new.path))?;
+    new.sync()?;
     let (path, aside) = (path_of(directory, &id)?, directory.aside()?);
     fs::create_dir(&aside).map_err(failed("create", &aside))?;
     // It gets its place with everything that belongs to it, or not at all.
@@ -131,13 +132,18 @@ pub(super) fn find(directory: &Directory, id: &str, bucket: &str, key: &str) -> 
 fn read(directory: &Directory, id: &str) -> S3Result<Option<Upload>> {
     let path = path_of(directory, id)?.join("meta.json");
     match fs::read(&path) {
-        Ok(json) => {
-            let mut upload: Upload = serde_json::from_slice(&json).map_err(S3Error::internal_error)?;
-            id.clone_into(&mut upload.id);
-            Ok(Some(upload))
-        }
+        // One whose description was torn is none, and is removed with the abandoned.
+        Ok(json) => Ok(serde_json::from_slice(&json).ok().map(|upload| Upload { id: id.to_owned(), ..upload })),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("read", &path)(error)),
+    }
+}
+
+/// Whether a directory of an upload has no description, or one that cannot be read. Doubt is no.
+pub(super) fn is_leftover(path: &Path) -> bool {
+    match fs::read(path.join("meta.json")) {
+        Ok(json) => serde_json::from_slice::<Upload>(&json).is_err(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
     }
 }
 
@@ -277,12 +283,13 @@ pub(super) fn complete(
     }
     record.upload = Some(upload.id.clone());
     let claims = still_claimed(&record, claimed)?;
-    record.parts = pieces(&parts, listed, upload.algorithm.as_deref());
+    record.parts = pieces(&parts, upload.algorithm.as_deref());
     record.touch();
     let new = directory.temporary()?;
     let mut at = 0;
+    let path = path_of(directory, &upload.id)?;
     for part in &parts {
-        append(part, &new, &mut at)?;
+        append(&path, part, &new, &mut at)?;
     }
     whole_sums_hold(&new, total, &claims, &mut record)?;
     let tail = record.tail(total);
@@ -294,13 +301,13 @@ pub(super) fn complete(
     Ok(record)
 }
 
-/// The parts that the client lists, opened and compared with what it says of them.
-fn chosen(directory: &Directory, upload: &Upload, listed: &[CompletedPart]) -> S3Result<Vec<Opened>> {
+/// The parts that the client lists, compared with what it says of them. None stays open: there may be ten thousand.
+fn chosen(directory: &Directory, upload: &Upload, listed: &[CompletedPart]) -> S3Result<Vec<PartInfo>> {
     if listed.is_empty() {
         return Err(s3_error!(MalformedXML));
     }
     let path = path_of(directory, &upload.id)?;
-    let mut parts: Vec<Opened> = Vec::with_capacity(listed.len());
+    let mut parts: Vec<PartInfo> = Vec::with_capacity(listed.len());
     let mut last = 0;
     for wanted in listed {
         let number = part_number(wanted.part_number.unwrap_or(0))?;
@@ -311,7 +318,7 @@ fn chosen(directory: &Directory, upload: &Upload, listed: &[CompletedPart]) -> S
         if parts.last().is_some_and(|part| part.size < SMALLEST) {
             return Err(s3_error!(EntityTooSmall));
         }
-        let part = record::open(&path.join(part_name(number)))?.ok_or_else(invalid_part)?;
+        let part = open_part(&path, number)?;
         let Some(etag) = &wanted.e_tag else {
             return Err(s3_error!(MalformedXML));
         };
@@ -333,9 +340,13 @@ fn chosen(directory: &Directory, upload: &Upload, listed: &[CompletedPart]) -> S
                 "The upload was created using a {algorithm} checksum. The complete request must include the checksum for each part. It was missing for part {number} in the request."
             ));
         }
-        parts.push(part);
+        parts.push(PartInfo { number, size: part.size, record: part.record });
     }
     Ok(parts)
+}
+
+fn open_part(path: &Path, number: i32) -> S3Result<Opened> {
+    record::open(&path.join(part_name(number)))?.ok_or_else(invalid_part)
 }
 
 /// The checksum that a client lists with a part, if it does.
@@ -396,13 +407,12 @@ fn invalid_part() -> S3Error {
 }
 
 /// What the object remembers of its parts.
-fn pieces(parts: &[Opened], listed: &[CompletedPart], algorithm: Option<&str>) -> Vec<Piece> {
-    let numbers = listed.iter().map(|part| part.part_number.unwrap_or_default());
-    let sums = |part: &Opened| {
+fn pieces(parts: &[PartInfo], algorithm: Option<&str>) -> Vec<Piece> {
+    let sums = |part: &PartInfo| {
         let kept = |(name, _): &(&String, &String)| Some(name.as_str()) == algorithm;
         part.record.checksums.iter().filter(kept).map(|(name, sum)| (name.clone(), sum.clone())).collect()
     };
-    parts.iter().zip(numbers).map(|(part, number)| Piece { number, size: part.size, checksums: sums(part) }).collect()
+    parts.iter().map(|part| Piece { number: part.number, size: part.size, checksums: sums(part) }).collect()
 }
 
 /// The checksums that the client gave for the object and that must still be computed; those that are known are compared here.
@@ -425,7 +435,12 @@ fn still_claimed(record: &Record, claimed: &BTreeMap<String, String>) -> S3Resul
 }
 
 /// Copies a part's body to the end of the new record, in the kernel where the file system can.
-fn append(part: &Opened, new: &Temporary, at: &mut u64) -> S3Result<()> {
+fn append(path: &Path, chosen: &PartInfo, new: &Temporary, at: &mut u64) -> S3Result<()> {
+    let part = open_part(path, chosen.number)?;
+    // It may have been sent once more since it was chosen.
+    if (&part.record.etag, part.size) != (&chosen.record.etag, chosen.size) {
+        return Err(invalid_part());
+    }
     let mut from = 0;
     while from < part.size {
         let wanted = usize::try_from(part.size - from).unwrap_or(usize::MAX).min(1 << 30);
