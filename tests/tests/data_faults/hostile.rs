@@ -273,7 +273,8 @@ fn manifests(tally: &Tally) {
                     ["data", "checkout"] => 66,
                     _ => run.code.filter(|code| matches!(code, 65 | 73)).unwrap_or(73),
                 };
-                let _ = refused(&run, code).says(&[&digest.hex()[..12]]);
+                let next = if code == 66 { "sealift data pull" } else { "git log" };
+                let _ = refused(&run, code).says(&[&digest.hex()[..12]]).then(next);
                 assert!(run.took < BOUND, "{}", run.told());
                 assert_eq!(surroundings(&scene), before, "something was written: {}", run.told());
             });
@@ -395,7 +396,7 @@ fn bombs(tally: &Tally) {
         for verb in ["pull", "verify"] {
             let run = limited(&scene, verb);
             tally.attempt(row, format!("{what}, {verb}"), || {
-                refused(&run, 73).says(&[&digest.hex()]);
+                refused(&run, 73).says(&[&digest.hex()]).then("sealift data push");
                 assert!(run.took < BOUND, "{}", run.told());
                 assert!(!scene.project.path("data/raw").exists(), "something was written: {}", run.told());
             });
