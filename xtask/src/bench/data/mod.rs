@@ -107,6 +107,22 @@ impl Options {
         Ok(options)
     }
 
+    /// How the same would be measured again.
+    fn words(&self) -> String {
+        let mut words = format!("cargo xtask bench data --rounds {}", self.rounds);
+        if self.quick {
+            words.push_str(" --quick");
+        }
+        if !self.only.is_empty() {
+            words = format!("{words} --only {}", self.only.join(","));
+        }
+        if !self.without.is_empty() {
+            let names: Vec<_> = self.without.iter().map(|tool| tool.name()).collect();
+            words = format!("{words} --without {}", names.join(","));
+        }
+        words
+    }
+
     fn has(&self, part: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == part)
     }
@@ -200,7 +216,7 @@ pub(super) fn run(args: &[String]) -> Outcome<ExitCode> {
     println!("\n{}\n\n{}", report::terminal(&lab.rows), report::verdict(&lab.rows));
     if let Some(to) = &options.to {
         let machine = report::Machine::look(&programs, scratch.path());
-        let how = format!("cargo xtask bench data --rounds {}", options.rounds);
+        let how = options.words();
         report::write(to, &lab.rows, &lab.traffic, &machine, &lab.plots, &json!(lab.figures), &how)?;
         println!("written to {}", to.display());
     }
@@ -643,6 +659,7 @@ mod tests {
         let whole = parse(&[]).unwrap();
         assert!(whole.to.is_some() && whole.has("delay") && whole.scaled(20) == 20);
         let part = parse(&["--quick", "--only", "small,server", "--rounds", "1"]).unwrap();
+        assert_eq!(part.words(), "cargo xtask bench data --rounds 1 --quick --only small,server");
         assert!(part.to.is_none() && part.has("server") && !part.has("large") && part.scaled(20) == 2);
         assert!(
             parse(&["--without", "dvc,rclone"])

@@ -113,6 +113,9 @@ pub(super) fn write(
         "# Data: what Sealift takes beside its peers\n\nMade by `{how}`. Each figure is the median of interleaved runs on the same \
          server (MinIO, unless said otherwise) on the same machine, with the fastest and the slowest, the time of processors in the tool's \
          own process (not the server's) and the peak of resident memory. A tool is timed from its start to its end, a Python's start included. \
+         Each begins in a fresh repository below a fresh prefix, with its data just copied (so in the page cache), no cache of its own and \
+         everything written to disk that ran before. dvc, restic and s5cmd run with their defaults, dvc once more with 64 jobs, and rclone \
+         with 64 transfers; restic's backup is its add and its push in one. Pull removes the tree and every cache first. \
          Requests and bytes are counted by a proxy in runs of their own.\n\n{}.\n\n\
          | work | ours | peer | ratio | goal | |\n|---|---|---|---|---|---|\n",
         verdict(rows)
