@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn blobs_are_taken_out_of_a_batch_and_a_torn_batch_is_none() {
         let batch = b"aa blob 3\na\nb\nbb commit 2\nxx\ncc blob 0\n\n";
-        assert_eq!(blobs(batch), Some(vec![b"a\nb".to_vec(), Vec::new()]));
+        assert_eq!(blobs(batch), Some(vec![("aa".to_owned(), b"a\nb".to_vec()), ("cc".to_owned(), Vec::new())]));
         assert_eq!(blobs(&batch[..12]), None);
         assert_eq!(blobs(b"dd missing\n"), None);
     }
