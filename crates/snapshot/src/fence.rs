@@ -150,8 +150,7 @@ async fn wait(store: &Store, seen: &str, digest: &Digest, patience: Duration) ->
             };
             // Whoever wrote it is dead or has ended, and nobody else begins while we hold the lease.
             if still().await.map_err(&lost)? {
-                lease.check().map_err(&lost)?;
-                store.objects().delete(INTENT).await.map_err(&lost)?;
+                crate::gc::in_time(store, &lease, store.objects().delete(INTENT)).await.map_err(&lost)?;
             }
             lease.release().await.map_err(&lost)
         }

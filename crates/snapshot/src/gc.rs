@@ -51,6 +51,11 @@
 //! What remains is what no store can exclude, since none takes a condition on a DELETE: a gc that is frozen between its last look
 //! at its lease and the next request, for longer than half of the lease's time, and then thaws.
 //!
+//! In numbers: a request of a gc that changes something begins at most half of the lease's time after the lease was last confirmed,
+//! and is given up, and not sent again, after another quarter. In the last quarter nothing is sent. So what remains of a network
+//! that goes away is a single request that was sent before and lies on its way, or in the server, for longer than that quarter and
+//! for as long as a push needs to take the lease and to send what is missing.
+//!
 //! So a push costs one small write more when nothing is to be done, and three small requests more otherwise.
 
 use crate::{
@@ -172,8 +177,10 @@ const PACKS: &str = Family::Pack.prefix();
 /// Lists a family page by page; keys that are none of it are left alone.
 async fn each(store: &Store, prefix: &str, mut take: impl FnMut(Digest, Meta)) -> Result<()> {
     let mut after: Option<String> = None;
+    let mut begun = BTreeSet::new();
     loop {
-        let page = store.objects().list(prefix, after.as_deref()).await.map_err(lost("list a store for a gc"))?;
+        let failed = lost("list a store for a gc");
+        let page = store.objects().list(prefix, after.as_deref()).await.map_err(&failed)?;
         after = page.entries.last().map(|(key, _)| key.clone());
         for (key, meta) in page.entries {
             if let Some(digest) = digest_of(&key, prefix) {
@@ -187,7 +194,26 @@ async fn each(store: &Store, prefix: &str, mut take: impl FnMut(Digest, Meta)) -
             let why = "is listed as an empty page with more to come".to_owned();
             return Err(Error::Unsure { object: prefix.to_owned(), why });
         }
+        if !begun.insert(after.clone()) {
+            let what = format!("lists {prefix} without an end: a page with nothing new in it says that there is more");
+            return Err(failed(store::Error::unavailable(store.describe(), what)));
+        }
     }
+}
+
+/// Sends one request of a gc that changes something: right behind a look at its lease, and not for so long that another may
+/// have the lease when it, or its repetition, is sent.
+pub(crate) async fn in_time<T>(
+    store: &Store,
+    lease: &Lease,
+    request: impl Future<Output = store::Result<T>>,
+) -> store::Result<T> {
+    lease.check()?;
+    let late = |_| {
+        let what = "did not answer a gc as long as it could be sure of its lease";
+        store::Error::unavailable(store.describe(), what)
+    };
+    tokio::time::timeout(LEASE_TTL / 4, request).await.map_err(late)?
 }
 
 /// Decides what is young.
@@ -472,13 +498,14 @@ impl Gc<'_> {
     /// One batch of the protocol.
     async fn batch(&mut self, batch: &[&Object], collected: &mut Collected) -> Result<()> {
         let failed = lost("tell pushes of a gc");
-        self.lease.check().map_err(&failed)?;
         let keys = batch.iter().map(|object| object.key.clone()).collect();
         let op = format!("{} {}", self.op, uuid::Uuid::new_v4());
         let intent = Intent { v: 1, op, epoch: self.lease.epoch, keys };
         let body = Body::Bytes(serde_json::to_vec(&intent).unwrap_or_default().into());
-        let clock = Clock::read(self.store, INTENT, body, self.grace).await?;
-        self.store.objects().put(EPOCH, fence::unique(), Condition::None).await.map_err(&failed)?;
+        let telling = async { Ok(Clock::read(self.store, INTENT, body, self.grace).await) };
+        let clock = in_time(self.store, self.lease, telling).await.map_err(&failed)??;
+        let renewing = self.store.objects().put(EPOCH, fence::unique(), Condition::None);
+        in_time(self.store, self.lease, renewing).await.map_err(&failed)?;
         let seen = match self.look.look(clock).await {
             Ok(seen) => seen,
             Err(error) => {
@@ -494,8 +521,7 @@ impl Gc<'_> {
             .map(Ok)
             .try_for_each_concurrent(CONCURRENT, |object| async move {
                 let failed = lost("remove what no snapshot needs");
-                lease.check().map_err(&failed)?;
-                store.objects().delete(&object.key).await.map_err(&failed)?;
+                in_time(store, lease, store.objects().delete(&object.key)).await.map_err(&failed)?;
                 store.mended(&object.key);
                 task.advance(1);
                 Ok::<(), Error>(())
@@ -521,8 +547,7 @@ impl Gc<'_> {
 
     async fn clear(&self) -> Result<()> {
         let failed = lost("end a batch of a gc");
-        self.lease.check().map_err(&failed)?;
-        self.store.objects().delete(INTENT).await.map_err(&failed)
+        in_time(self.store, self.lease, self.store.objects().delete(INTENT)).await.map_err(&failed)
     }
 }
 

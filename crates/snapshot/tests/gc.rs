@@ -671,3 +671,76 @@ async fn a_gc_of_the_embedded_store_leaves_what_can_be_restored() {
     assert_eq!(digest_of_tree(&to), v.digest(0));
     assert!(Path::new(&to).join("same").exists());
 }
+
+/// A store that from some moment on answers no request that changes a key with this beginning, and counts them.
+struct Mute {
+    memory: Arc<Memory>,
+    key: &'static str,
+    /// How long it is silent; then the request fails.
+    silent: Duration,
+    asked: Mutex<Vec<tokio::time::Instant>>,
+}
+
+impl Mute {
+    async fn pass(&self, key: &str) -> store::Result<()> {
+        if !key.starts_with(self.key) {
+            return Ok(());
+        }
+        self.asked.lock().unwrap().push(tokio::time::Instant::now());
+        tokio::time::sleep(self.silent).await;
+        let (store, what) = ("memory".to_owned(), "does not answer in time".to_owned());
+        Err(store::Error::Unavailable { store, what, again: store::Again::Unknown(None), source: None })
+    }
+}
+
+#[async_trait]
+impl Objects for Mute {
+    fn describe(&self) -> String {
+        "memory".to_owned()
+    }
+    async fn head(&self, key: &str) -> store::Result<Option<Meta>> {
+        self.memory.head(key).await
+    }
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> store::Result<Option<(Meta, ByteStream)>> {
+        self.memory.get(key, range).await
+    }
+    async fn put(&self, key: &str, body: Body, condition: Condition) -> store::Result<Meta> {
+        self.pass(key).await?;
+        self.memory.put(key, body, condition).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&str>) -> store::Result<Page> {
+        self.memory.list(prefix, after).await
+    }
+    async fn delete(&self, key: &str) -> store::Result<()> {
+        self.pass(key).await?;
+        self.memory.delete(key).await
+    }
+}
+
+/// A gc sends nothing that changes the store when another may have its lease: neither late nor once more.
+#[tokio::test(start_paused = true)]
+async fn a_gc_that_is_not_answered_stops_while_its_lease_is_its_own() {
+    let v = versions();
+    for key in ["packs/", "snapshots/", "gc/intent", "gc/epoch"] {
+        for silent in [Duration::from_secs(1), Duration::from_secs(5), HOUR] {
+            let memory = Memory::new();
+            memory.set_clock(hours(0));
+            v.push(&Store::over(memory.clone()), 0).await.unwrap();
+            memory.set_clock(hours(100));
+            let mute = Arc::new(Mute { memory: memory.clone(), key, silent, asked: Mutex::default() });
+            let settings = store::Settings { pause: Duration::from_millis(100), ..store::Settings::default() };
+            let store = Store::over(store::decorate::Retry::new(mute.clone(), &settings));
+            let failed = collect(&store, &[], HOUR).await.unwrap_err();
+            assert_eq!(failed.class(), Class::Unavailable, "{key}: {failed}");
+            let ended = tokio::time::Instant::now();
+            let asked = mute.asked.lock().unwrap().clone();
+            // A quarter of the time of a lease.
+            let bound = Duration::from_millis(7500);
+            assert!(ended - asked[0] <= bound + Duration::from_millis(100), "{key}: {:?}", ended - asked[0]);
+            // What other pushes read is not written twice.
+            assert!(key != "gc/epoch" || asked.len() == 1, "{key}: {} times", asked.len());
+            // Manifests go before packs.
+            assert!(key == "packs/" || whole(&Store::over(memory.clone()), &v.digest(0)).await, "{key}");
+        }
+    }
+}
