@@ -124,9 +124,10 @@ impl Run {
             println!("CI=true: {} ignored tests are a failure", self.tests.ignored);
             good = false;
         }
-        let Tests { passed, failed, ignored, .. } = &self.tests;
-        println!("tests: {} run, {passed} passed, {failed} failed, {ignored} not run", passed + failed);
-        println!("{passed} passed, {failed} failed, {ignored} skipped");
+        let Tests { passed, failed, ignored, left_out, .. } = &self.tests;
+        let skipped = ignored + left_out;
+        println!("tests: {} run, {passed} passed, {failed} failed, {skipped} not run", passed + failed);
+        println!("{passed} passed, {failed} failed, {skipped} skipped");
         if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
@@ -245,6 +246,12 @@ fn clippy(_: &mut Run) -> Ended {
 fn test(run: &mut Run) -> Ended {
     if run.parts.is_empty() {
         run.parts = provide(&Part::FOR_TESTS);
+        // Where the stage `testbed` ran, it has said so.
+        for (part, outcome) in &run.parts {
+            if let Err(why) = outcome {
+                println!("lacking: {}: {why}", part.name());
+            }
+        }
     }
     let testbed = match Testbed::start(&run.provided(&Part::FOR_TESTS)) {
         Ok(testbed) => testbed,
@@ -270,9 +277,19 @@ fn test(run: &mut Run) -> Ended {
     for what in &lacking {
         println!("lacking: {what}");
     }
-    match ended(outcome) {
-        Ended::Passed if run.strict && !lacking.is_empty() => {
-            Ended::Failed(format!("the tests ended well and left out: {}", lacking.join("; ")))
+    let ended = judged(ended(outcome), &lacking, run.strict);
+    if matches!(ended, Ended::NotRun(_)) {
+        run.tests.leave_out(lacking.len() as u64);
+    }
+    ended
+}
+
+/// Tests that ended well and left something out have not run, which is a failure where nothing may be left out.
+fn judged(ended: Ended, lacking: &[String], strict: bool) -> Ended {
+    match ended {
+        Ended::Passed if !lacking.is_empty() => {
+            let why = format!("the tests ended well and left out: {}", lacking.join("; "));
+            if strict { Ended::Failed(why) } else { Ended::NotRun(why) }
         }
         ended => ended,
     }
@@ -314,6 +331,8 @@ struct Tests {
     passed: u64,
     failed: u64,
     ignored: u64,
+    /// Those that said nothing of what they are there for.
+    left_out: u64,
     names_failed: Vec<String>,
     names_ignored: Vec<String>,
     /// The test program that runs now.
@@ -323,6 +342,12 @@ struct Tests {
 }
 
 impl Tests {
+    /// Counts tests that ended well because there was nothing to test as not run.
+    fn leave_out(&mut self, count: u64) {
+        self.passed = self.passed.saturating_sub(count);
+        self.left_out += count;
+    }
+
     /// Takes in one line of `cargo test`.
     fn read(&mut self, line: &str) {
         if let Some(counts) = line.strip_prefix("test result: ") {
@@ -472,6 +497,18 @@ mod tests {
         said.remove(2);
         assert_eq!(lacking(&said), ["conformance of the store minio", "the campaign sigkill with nothing lost"]);
         assert_eq!(lacking(&[]).len(), STORES.len() + CAMPAIGNS.len());
+    }
+
+    #[test]
+    fn what_was_left_out_has_not_run() {
+        let lacking = ["conformance of the store minio".to_owned()];
+        assert!(matches!(judged(Ended::Passed, &lacking, false), Ended::NotRun(why) if why.contains("minio")));
+        assert!(matches!(judged(Ended::Passed, &lacking, true), Ended::Failed(why) if why.contains("minio")));
+        assert!(matches!(judged(Ended::Passed, &[], true), Ended::Passed));
+        assert!(matches!(judged(Ended::Failed("x".to_owned()), &lacking, false), Ended::Failed(why) if why == "x"));
+        let mut tests = Tests { passed: 7, ..Tests::default() };
+        tests.leave_out(2);
+        assert_eq!((tests.passed, tests.left_out), (5, 2));
     }
 
     #[test]
