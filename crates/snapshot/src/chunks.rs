@@ -330,11 +330,14 @@ impl ChunkIndex {
         Some((self.packs[place.pack as usize], place))
     }
 
-    /// Writes the index anew when too much is not in it: what was read out of packs, and `fresh`, whose packs are numbered by `written`.
+    /// Writes the index anew when too much is not in it: what was read out of packs, and `fresh`, whose packs are numbered by
+    /// `written`. Packs that were there before are among these, and are no reason.
     pub(crate) fn keep(mut self, cache: &Cache, mut fresh: Heap, written: &[PackInfo]) -> Result<()> {
         let more = self.others.len() + fresh.len();
         let covered = self.kept.as_ref().map_or(0, |kept| kept.run.count);
-        if self.uncovered + written.len() < UNCOVERED.0 && more < UNCOVERED.1.max(covered / 4) {
+        let known = |pack: &&PackInfo| self.packs.binary_search_by_key(&pack.digest, |there| there.digest).is_ok();
+        let new = written.len() - written.iter().filter(known).count();
+        if self.uncovered + new < UNCOVERED.0 && more < UNCOVERED.1.max(covered / 4) {
             return Ok(());
         }
         self.others.spill()?;
@@ -559,6 +562,22 @@ mod tests {
         assert_eq!(index.get(&digest(3)).map(|(pack, place)| (pack, place.offset)), Some((new, 5)));
         assert_eq!(index.get(&digest(1)).map(|(pack, _)| pack), Some(packs()[1]));
         assert_eq!(index.get(&digest(7)), None);
+    }
+
+    #[test]
+    fn packs_that_were_there_are_no_reason_to_write_the_index_anew() {
+        let (_folder, cache) = cache();
+        let mut packs: Vec<PackInfo> =
+            (0..300).map(|number: u32| PackInfo { digest: digest(number), size: 99 }).collect();
+        packs.sort_by_key(|pack| pack.digest);
+        let keep = |known: &[PackInfo]| {
+            let index = ChunkIndex { packs: known.to_vec(), kept: None, others: Heap::new(&cache), uncovered: 0 };
+            index.keep(&cache, Heap::new(&cache), &packs).unwrap();
+            cache.chunk_index().exists()
+        };
+        assert!(!keep(&packs));
+        assert!(!keep(&packs[100..]));
+        assert!(keep(&packs[290..]));
     }
 
     #[test]
