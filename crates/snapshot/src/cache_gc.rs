@@ -118,7 +118,7 @@ impl Kept {
                 None if keep.contains(digest) && (manifests.contains_key(digest) || layouts.contains_key(digest)) => {
                     let why =
                         "is missing or damaged in the cache, so the packs of a kept snapshot are not known".to_owned();
-                    return Err(Error::Unsure { object: layout_key(digest), why });
+                    return Err(Error::Unsure { object: layout_key(digest), why, removed: 0 });
                 }
                 None => {}
             }

@@ -175,13 +175,15 @@ pub enum Error {
         /// Which cache.
         path: PathBuf,
     },
-    /// A gc cannot tell what must stay, so it removes nothing.
-    #[error("{object} {why}; nothing was removed")]
+    /// A gc cannot tell what must stay, so it removes nothing from then on.
+    #[error("{object} {why}; {}", removed_until(*removed))]
     Unsure {
         /// Which object.
         object: String,
         /// What is wrong with it, as the rest of the sentence.
         why: String,
+        /// How many objects were removed before that was seen.
+        removed: u64,
     },
     /// The store failed during a gc.
     #[error("cannot {action}")]
@@ -236,6 +238,16 @@ impl Error {
             Self::Store { source, .. } | Self::DvcRemote { source, .. } | Self::Gc { source, .. } => source.class(),
             Self::Worker { .. } => Class::Internal,
         }
+    }
+}
+
+fn removed_until(removed: u64) -> String {
+    match removed {
+        0 => "nothing was removed".to_owned(),
+        some => format!(
+            "{} that no kept snapshot needed went before that was seen, and nothing since",
+            count(some, "object")
+        ),
     }
 }
 

@@ -29,6 +29,8 @@ pub(crate) const LEASE_TTL: Duration = Duration::from_secs(30);
 /// How long a push waits for a gc that removes what it needs. Longer than the lease of a dead one.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(200);
+/// How long an attempt to take over a lease is waited for that is not needed any more. It looks twice a second.
+const PARTING: Duration = Duration::from_secs(1);
 /// How often a push begins again because a gc looked meanwhile. A batch of a gc ends in seconds, and a survey in less.
 pub(crate) const ROUNDS: usize = 20;
 
@@ -139,10 +141,17 @@ async fn wait(store: &Store, seen: &str, digest: &Digest, patience: Duration) ->
         Ok(())
     };
     let busy = || Error::Busy { snapshot: *digest };
+    let mut leasing = std::pin::pin!(store.lease(LEASE, "clear the intent of a dead gc", LEASE_TTL, patience));
     tokio::select! {
-        ended = ended => ended.map_err(&lost),
+        ended = ended => {
+            // The lease may just have become ours, and whoever drops it lets the next gc wait for nobody.
+            if let Ok(Ok(lease)) = tokio::time::timeout(PARTING, &mut leasing).await {
+                lease.release().await.map_err(&lost)?;
+            }
+            ended.map_err(&lost)
+        }
         () = tokio::time::sleep(patience) => Err(busy()),
-        lease = store.lease(LEASE, "clear the intent of a dead gc", LEASE_TTL, patience) => {
+        lease = &mut leasing => {
             let lease = match lease {
                 Ok(lease) => lease,
                 Err(store::Error::Held { .. }) => return Err(busy()),

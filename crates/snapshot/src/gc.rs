@@ -6,8 +6,8 @@
 //! What is kept: snapshots of `keep`; snapshots that are *young*, which is judged by the server's clock alone: an object's
 //! time against that of an object that gc itself just wrote, an object without a time being young; snapshots that are
 //! *claimed*; and every pack that the layout of any of them names. When the layout of one of them cannot be read nothing is
-//! removed at all ([`Error::Unsure`]). A snapshot of `keep` of which the store has neither manifest nor layout is no error,
-//! since it may be in another store, or not pushed yet; [`Plan::absent`] names it.
+//! removed any more ([`Error::Unsure`], which says what went before). A snapshot of `keep` of which the store has neither
+//! manifest nor layout is no error, since it may be in another store, or not pushed yet; [`Plan::absent`] names it.
 //!
 //! # A gc beside a running push loses nothing
 //!
@@ -48,8 +48,11 @@
 //! - *A gc that dies* leaves its intent. The next gc removes it when it has the lease; a push that finds itself named waits until
 //!   the lease is free, or stood still for its time, takes it over and removes the intent. Then it surveys.
 //!
-//! What remains is what no store can exclude, since none takes a condition on a DELETE: a gc that is frozen between its last look
-//! at its lease and the next request, for longer than half of the lease's time, and then thaws.
+//! What remains is what no store can exclude. None takes a condition on a DELETE: a gc may be frozen between its last look at its
+//! lease and the next request, for longer than half of the lease's time, and then thaw. And where a survey is one page of a listing,
+//! the epoch must have been read before the keys behind it: S3 promises a listing sorted by key and as of after it was asked for,
+//! not that it was read in that order. A server that reads `packs/` first and `gc/` afterwards, with the whole batch of a gc in
+//! between, would show objects that are about to go beside a newer epoch.
 //!
 //! In numbers: a request of a gc that changes something begins at most half of the lease's time after the lease was last confirmed,
 //! and is given up, and not sent again, after another quarter. In the last quarter nothing is sent. So what remains of a network
@@ -192,7 +195,7 @@ async fn each(store: &Store, prefix: &str, mut take: impl FnMut(Digest, Meta)) -
         }
         if after.is_none() {
             let why = "is listed as an empty page with more to come".to_owned();
-            return Err(Error::Unsure { object: prefix.to_owned(), why });
+            return Err(Error::Unsure { object: prefix.to_owned(), why, removed: 0 });
         }
         if !begun.insert(after.clone()) {
             let what = format!("lists {prefix} without an end: a page with nothing new in it says that there is more");
@@ -316,7 +319,7 @@ impl Look<'_> {
         for digest in self.keep {
             if seen.manifests.contains_key(digest) && !seen.layouts.contains_key(digest) {
                 let why = "is missing, so the packs of a kept snapshot are not known".to_owned();
-                return Err(Error::Unsure { object: layout_key(digest), why });
+                return Err(Error::Unsure { object: layout_key(digest), why, removed: 0 });
             }
         }
         self.read_layouts(unread).await?;
@@ -333,7 +336,7 @@ impl Look<'_> {
                 // Removed since it was listed. Whoever is pushing it finds out; if it is kept, nobody may have done that.
                 if self.keep.contains(&digest) {
                     let why = "vanished while it was being read".to_owned();
-                    return Err(Error::Unsure { object: layout_key(&digest), why });
+                    return Err(Error::Unsure { object: layout_key(&digest), why, removed: 0 });
                 }
                 continue;
             };
@@ -360,7 +363,7 @@ async fn packs_of(store: &Store, digest: &Digest) -> Result<Option<Vec<Digest>>>
             Ok(false) => return Ok(None),
             Err(Error::Store { source, .. }) if is_damage(&source) => {
                 let why = format!("is damaged, so the packs that it needs are not known: {source}");
-                return Err(Error::Unsure { object: layout_key(digest), why });
+                return Err(Error::Unsure { object: layout_key(digest), why, removed: 0 });
             }
             Err(error) => return Err(error),
         }
@@ -374,7 +377,7 @@ async fn packs_of(store: &Store, digest: &Digest) -> Result<Option<Vec<Digest>>>
             Err(Error::Corrupt { .. }) if attempt == 1 => {}
             Err(Error::Corrupt { object, why }) => {
                 let why = format!("is corrupt, so the packs that it needs are not known: {why}");
-                return Err(Error::Unsure { object, why });
+                return Err(Error::Unsure { object, why, removed: 0 });
             }
             Err(error) => return Err(error),
         }
@@ -440,17 +443,17 @@ pub async fn collect(store: &Store, plan: &Plan, keep: &BTreeSet<Digest>, events
     let planned = Planned { claims: &plan.claims, manifests: of_family(MANIFESTS), layouts: of_family(LAYOUTS) };
     let look = Look { store, keep, planned: Some(planned), read: HashMap::new(), packs: HashMap::new() };
     let mut gc = Gc { store, lease: &lease, look, grace: Duration::from_secs(plan.grace_seconds), op, task: &task };
-    let collected = gc.run(plan).await;
-    match collected {
-        Ok(collected) => {
+    let mut collected = Collected::default();
+    match gc.run(plan, &mut collected).await {
+        Ok(()) => {
             lease.release().await.map_err(lost("end a gc"))?;
             task.finish(format!("{} objects, {} bytes removed", collected.removed.objects, collected.removed.bytes));
             Ok(collected)
         }
-        // Nothing was removed, so nobody needs to wait.
-        Err(error @ Error::Unsure { .. }) => {
+        // No removal is under way, so nobody needs to wait. Earlier batches were removed, each after a look of its own.
+        Err(Error::Unsure { object, why, .. }) => {
             let _ = lease.release().await;
-            Err(error)
+            Err(Error::Unsure { object, why, removed: collected.removed.objects })
         }
         // A removal may still be under way: the lease is left to run out.
         Err(error) => Err(error),
@@ -472,10 +475,9 @@ struct Gc<'a> {
 }
 
 impl Gc<'_> {
-    async fn run(&mut self, plan: &Plan) -> Result<Collected> {
+    async fn run(&mut self, plan: &Plan, collected: &mut Collected) -> Result<()> {
         // Of a gc that died: we have its lease.
         self.clear().await?;
-        let mut collected = Collected::default();
         let expired: Vec<Object> = plan
             .expired
             .iter()
@@ -485,14 +487,14 @@ impl Gc<'_> {
             let of_family = |object: &&Object| digest_of(&object.key, family).is_some();
             let objects: Vec<&Object> = plan.remove.iter().filter(of_family).collect();
             for batch in objects.chunks(BATCH) {
-                self.batch(batch, &mut collected).await?;
+                self.batch(batch, collected).await?;
             }
         }
         // Claims are no part of what was asked for, and not counted.
         for batch in expired.iter().collect::<Vec<_>>().chunks(BATCH) {
             self.batch(batch, &mut Collected::default()).await?;
         }
-        Ok(collected)
+        Ok(())
     }
 
     /// One batch of the protocol.

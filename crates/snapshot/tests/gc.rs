@@ -744,3 +744,47 @@ async fn a_gc_that_is_not_answered_stops_while_its_lease_is_its_own() {
         }
     }
 }
+
+/// A store in which an object vanishes when the first manifest is removed.
+struct Vanishing(Arc<Memory>, String);
+
+#[async_trait]
+impl Objects for Vanishing {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+    async fn head(&self, key: &str) -> store::Result<Option<Meta>> {
+        self.0.head(key).await
+    }
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> store::Result<Option<(Meta, ByteStream)>> {
+        self.0.get(key, range).await
+    }
+    async fn put(&self, key: &str, body: Body, condition: Condition) -> store::Result<Meta> {
+        self.0.put(key, body, condition).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&str>) -> store::Result<Page> {
+        self.0.list(prefix, after).await
+    }
+    async fn delete(&self, key: &str) -> store::Result<()> {
+        if key.starts_with("snapshots/") {
+            self.0.remove(&self.1);
+        }
+        self.0.delete(key).await
+    }
+}
+
+#[tokio::test]
+async fn a_gc_that_is_no_longer_sure_says_what_was_removed_until_then() {
+    let memory = Memory::new();
+    let v = versions();
+    for pointer in &v.pointers {
+        v.fixture.repository.push(&Store::over(memory.clone()), pointer, &v.fixture.events).await.unwrap();
+    }
+    let kept = v.digest(0);
+    let store = Store::over(Arc::new(Vanishing(memory.clone(), hex_key("layouts", &kept))));
+    let error = collect(&store, &[kept], Duration::ZERO).await.unwrap_err();
+    assert!(matches!(&error, Error::Unsure { removed: 2, .. }), "{error:?}");
+    assert!(!error.to_string().contains("nothing was removed") && error.to_string().contains("2 objects"), "{error}");
+    let gone = |version| !memory.keys().contains(&hex_key("snapshots", &v.digest(version)));
+    assert!(gone(1) && gone(2) && !gone(0));
+}
