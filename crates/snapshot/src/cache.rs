@@ -9,11 +9,14 @@ use domain::Digest;
 use std::{
     fs::File,
     io::{BufReader, Seek, SeekFrom, Write as _},
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 use tempfile::NamedTempFile;
+
+/// Nanoseconds that the clocks of two file systems may differ by: the coarsest that is in use counts whole seconds, by twos.
+const ELSEWHERE: i64 = 2_000_000_000;
 
 /// The cache directory. Whatever has its final name is whole: files are written to `tmp`, fsynced and renamed.
 #[derive(Debug, Clone)]
@@ -103,14 +106,18 @@ impl Cache {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(at("write", folder))
     }
 
-    /// The clock of the file system, in nanoseconds: what a file written now gets as its time.
-    pub(crate) fn stamp(&self) -> Result<i64> {
+    /// The clock of the file system, in nanoseconds: what a file at `data` gets as its time when it is written now. Data on another
+    /// file system than the cache has another clock, or a coarser one: then it is two seconds less, so that more is read again.
+    pub(crate) fn stamp(&self, data: &Path) -> Result<i64> {
         let mut file = self.temp()?;
         file.write_all(b"t").map_err(at("write", file.path()))?;
         let meta = file.as_file().metadata().map_err(at("read", file.path()))?;
         let time = meta.modified().map_err(at("read", file.path()))?;
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Ok(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+        let stamp = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
+        let there = data.ancestors().find_map(|near| std::fs::symlink_metadata(near).ok());
+        let same = there.is_some_and(|there| there.dev() == meta.dev());
+        Ok(if same { stamp } else { stamp.saturating_sub(ELSEWHERE) })
     }
 
     fn object(&self, family: &str, digest: &Digest) -> PathBuf {
@@ -139,7 +146,8 @@ impl Cache {
         Digest::of(relative.as_os_str().as_bytes()).hex()[..32].to_owned()
     }
 
-    /// Opens a manifest that is there and has its digest; a damaged one is removed and counts as absent.
+    /// Opens a manifest that is there and has its digest; a damaged one is removed and counts as absent. So does one that is too
+    /// large to be read, but it stays: nothing says that it is damaged.
     pub(crate) fn open_manifest(&self, digest: &Digest) -> Result<Option<ManifestReader<BufReader<File>>>> {
         let path = self.manifest(digest);
         let mut file = match File::open(&path) {
@@ -148,7 +156,10 @@ impl Cache {
             Err(error) => return Err(at("open", path)(error)),
         };
         let size = file.metadata().map_err(at("read", &path))?.len();
-        if size > manifest::LARGEST || hash_rest(&mut file).map_err(at("read", &path))? != *digest {
+        if size > manifest::LARGEST {
+            return Ok(None);
+        }
+        if hash_rest(&mut file).map_err(at("read", &path))? != *digest {
             let _ = std::fs::remove_file(&path);
             return Ok(None);
         }
@@ -199,6 +210,11 @@ impl Cache {
         std::fs::metadata(self.pack(&pack.digest)).is_ok_and(|meta| meta.len() == pack.size)
     }
 
+    /// Whether all packs of a snapshot are here, so that nothing of it is lost with its data.
+    pub(crate) fn has_packs_of(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.packs_of(digest)?.is_some_and(|packs| packs.iter().all(|pack| self.has_pack(pack))))
+    }
+
     /// All packs that are here.
     pub(crate) fn packs(&self) -> Result<Vec<PackInfo>> {
         let mut packs = Vec::new();
@@ -227,6 +243,14 @@ impl Cache {
         let _ = std::fs::rename(self.pack(pack), folder.join(pack.hex()));
         Error::CachedPack { pack: *pack, why: why.into() }
     }
+
+    /// The same for a layout that has its checksum and is wrong: packs that are whole say so.
+    pub(crate) fn quarantine_layout(&self, snapshot: &Digest, why: String) -> Error {
+        let folder = self.dir.join("quarantine");
+        let _ = std::fs::create_dir_all(&folder);
+        let _ = std::fs::rename(self.layout(snapshot), folder.join(format!("layout-{}", snapshot.hex())));
+        Error::Corrupt { object: layout_key(snapshot), why }
+    }
 }
 
 /// The key of a manifest in the store.
@@ -238,4 +262,21 @@ pub(crate) fn manifest_key(digest: &Digest) -> String {
 /// The key under which something of this crate is in the store, for errors.
 pub(crate) fn layout_key(digest: &Digest) -> String {
     layout::key(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_of_another_file_system_is_not_trusted_to_the_second() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().to_owned());
+        std::fs::create_dir_all(cache.tmp()).unwrap();
+        let before = cache.stamp(&folder.path().join("not/there/yet")).unwrap();
+        // Always a file system of its own.
+        let elsewhere = cache.stamp(Path::new("/proc/self")).unwrap() + ELSEWHERE;
+        let after = cache.stamp(folder.path()).unwrap();
+        assert!(before <= elsewhere && elsewhere <= after, "{before} {elsewhere} {after}");
+    }
 }

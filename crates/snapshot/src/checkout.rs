@@ -1,7 +1,9 @@
 //! Bringing a data path to the state of a snapshot, out of the cache.
 //!
 //! First a plan is made: what is there is compared with the snapshot and with the snapshot that was there last, and
-//! nothing is written when something would be lost or could not be written whole ([`crate::plan`]). Then files are written under temporary names, synced and renamed.
+//! nothing is written when something would be lost or could not be written whole ([`crate::plan`]). Then files are written under
+//! temporary names, synced and renamed. Right before something is replaced or removed it is looked at once more: what was changed
+//! since the plan was made stays, and the checkout ends there.
 
 use crate::{
     Checkout,
@@ -10,7 +12,7 @@ use crate::{
     layout::{CHUNK_COUNTS, Chunk, LayoutReader, PackInfo},
     manifest::{Entry, Kind, Shape},
     pack,
-    plan::{Manifest, Plan, can_be_written, plan},
+    plan::{Manifest, PathsReader, Plan, Seen, can_be_written, changed, plan, still},
     scan::{self, STAGING, place},
     stat::{self, Known, Stat, StatReader, StatWriter},
 };
@@ -24,7 +26,7 @@ use std::{
     collections::HashMap,
     ffi::OsStr,
     fs::File,
-    io::Write,
+    io::{ErrorKind, Write},
     os::unix::{
         ffi::OsStrExt,
         fs::{FileExt, MetadataExt, OpenOptionsExt},
@@ -32,6 +34,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
+use store::{Family, Store};
 use tempfile::NamedTempFile;
 
 /// Files above this are written one at a time, in windows of chunks.
@@ -42,6 +45,8 @@ const BATCH_FILES: usize = 4096;
 const FEW: usize = 64;
 /// Bytes of chunks of a large file that are in memory at a time.
 const WINDOW: u64 = 8 << 20;
+/// Of a large file, so much is sent to the disk at a time.
+const EARLY: usize = 64 << 20;
 const OPEN_PACKS: usize = 200;
 
 /// Reads chunks out of cached packs and verifies each.
@@ -65,8 +70,8 @@ impl<'a> PackReader<'a> {
         let digest = self.packs[number as usize].digest;
         let path = self.cache.pack(&digest);
         let file = File::open(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::NotCached { object: store::Store::key(store::Family::Pack, &digest), snapshot: self.snapshot }
+            ErrorKind::NotFound => {
+                Error::NotCached { object: Store::key(Family::Pack, &digest), snapshot: self.snapshot }
             }
             _ => at("open", path)(error),
         })?;
@@ -84,10 +89,22 @@ impl<'a> PackReader<'a> {
         let mut payload = vec![0; chunk.stored as usize];
         let read = file.read_exact_at(&mut payload, chunk.offset);
         read.map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => self.cache.quarantine(pack, "it is too short"),
+            ErrorKind::UnexpectedEof => self.blame(&file, pack, "it is too short".to_owned()),
             _ => at("read", self.cache.pack(pack))(error),
         })?;
-        pack::unpack(payload, chunk.length, &chunk.digest).map_err(|why| self.cache.quarantine(pack, why))
+        pack::unpack(payload, chunk.length, &chunk.digest).map_err(|why| self.blame(&file, pack, why))
+    }
+
+    /// What is damaged when a pack does not have what the layout says: its own digest tells which of the two.
+    fn blame(&self, file: &File, pack: &Digest, why: String) -> Error {
+        match hash_at(file) {
+            Ok(found) if found == *pack => {
+                let why = format!("it says something else of {} than is in it: {why}", Store::key(Family::Pack, pack));
+                self.cache.quarantine_layout(&self.snapshot, why)
+            }
+            Ok(_) => self.cache.quarantine(pack, why),
+            Err(error) => at("read", self.cache.pack(pack))(error),
+        }
     }
 
     /// Pours the chunks of a file into `sink`; chunks and the whole file are verified.
@@ -95,14 +112,15 @@ impl<'a> PackReader<'a> {
         &self,
         entry: &Entry,
         next: &mut dyn FnMut() -> Result<Option<Chunk>>,
-        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+        sink: &mut (dyn FnMut(&[u8]) -> Result<()> + Send),
         task: &Task,
     ) -> Result<()> {
-        let Some((_, digest)) = entry.content() else { return Ok(()) };
+        let Some((size, digest)) = entry.content() else { return Ok(()) };
         let mut hasher = Sha256::new();
-        let mut proven = false;
+        let (mut proven, mut poured) = (false, 0);
         // Many small files are read side by side, a chunk of each; of a large one, which is alone, some chunks.
-        let limit = if entry.content().is_some_and(|(size, _)| size > LARGE) { WINDOW } else { 1 };
+        let limit = if size > LARGE { WINDOW } else { 1 };
+        let mut ready: Vec<Vec<u8>> = Vec::new();
         loop {
             let mut window = Vec::new();
             let mut bytes = 0;
@@ -112,30 +130,55 @@ impl<'a> PackReader<'a> {
                 bytes += u64::from(chunk.length);
                 window.push(chunk);
             }
-            if window.is_empty() {
+            if window.is_empty() && ready.is_empty() {
                 break;
             }
-            let chunks: Vec<Vec<u8>> = match window.as_slice() {
-                [one] => vec![self.chunk(one)?],
-                many => many.par_iter().map(|chunk| self.chunk(chunk)).collect::<Result<_>>()?,
-            };
-            // A file of one chunk has the chunk's digest, which was just verified.
-            proven = window.len() == 1
-                && window[0].digest == digest
-                && entry.content() == Some((chunks[0].len() as u64, digest));
-            for chunk in chunks {
-                if !proven {
-                    hasher.update(&chunk);
+            let last = std::mem::take(&mut ready);
+            let mut take = || {
+                for chunk in &last {
+                    if !proven {
+                        hasher.update(chunk);
+                    }
+                    sink(chunk)?;
+                    poured += chunk.len() as u64;
+                    task.advance(chunk.len() as u64);
                 }
-                sink(&chunk)?;
-                task.advance(chunk.len() as u64);
-            }
+                Ok(())
+            };
+            // The next chunks are read and verified while the last ones are hashed and written.
+            let (taken, read) = match window.as_slice() {
+                [] => (take(), Ok(Vec::new())),
+                [one] => (take(), self.chunk(one).map(|chunk| vec![chunk])),
+                many => rayon::join(take, || many.par_iter().map(|chunk| self.chunk(chunk)).collect()),
+            };
+            taken?;
+            ready = read?;
+            // A file of one chunk has the chunk's digest, which was just verified.
+            proven |= window.len() == 1 && window[0].digest == digest && ready[0].len() as u64 == size;
         }
-        if proven || Digest::from_bytes(hasher.finalize().into()) == digest {
+        if (proven && poured == size) || Digest::from_bytes(hasher.finalize().into()) == digest {
             return Ok(());
         }
         let why = format!("the chunks of {} do not make up the file", crate::shown(&entry.path));
-        Err(Error::Corrupt { object: layout_key(&self.snapshot), why })
+        Err(self.cache.quarantine_layout(&self.snapshot, why))
+    }
+}
+
+/// SHA-256 of a file that others read at the same time.
+fn hash_at(file: &File) -> std::io::Result<Digest> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut offset = 0;
+    loop {
+        match file.read_at(&mut buffer, offset) {
+            Ok(0) => return Ok(Digest::from_bytes(hasher.finalize().into())),
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                offset += count as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -197,6 +240,8 @@ struct Writer<'a> {
     shape: Shape,
     packs: PackReader<'a>,
     staging: Staging,
+    /// What is replaced and was seen by the plan, and the next of it; `None` when nothing is respected.
+    replaced: Option<(PathsReader, Option<Seen>)>,
     folders: Folders,
     jobs: Vec<Job>,
     bytes: u64,
@@ -240,7 +285,10 @@ pub(crate) fn checkout(
         need_packs(cache, digest, &packs, result.written > 0)?;
         can_be_written(cache, data, digest, &plan)?;
         remove(cache, data, &mut plan)?;
-        written = Some(write(cache, data, manifest, layout, PackReader::new(cache, *digest, packs), &plan, &task)?);
+        let replaced = std::mem::take(&mut plan.replaced).reader(cache)?;
+        let replaced = (name.is_some() && !force).then_some((replaced, None));
+        let packs = PackReader::new(cache, *digest, packs);
+        written = Some(write(cache, data, manifest, layout, packs, &plan, replaced, &task)?);
     }
     if let Some(name) = name {
         remember(cache, name, data, *digest, plan, written)?;
@@ -259,34 +307,53 @@ pub(crate) fn checkout(
 /// Fails before anything is touched when a pack is missing.
 fn need_packs(cache: &Cache, digest: &Digest, packs: &[PackInfo], any: bool) -> Result<()> {
     match packs.iter().find(|pack| any && !cache.has_pack(pack)) {
-        Some(pack) => {
-            Err(Error::NotCached { object: store::Store::key(store::Family::Pack, &pack.digest), snapshot: *digest })
-        }
+        Some(pack) => Err(Error::NotCached { object: Store::key(Family::Pack, &pack.digest), snapshot: *digest }),
         None => Ok(()),
     }
 }
 
 fn remove(cache: &Cache, data: &Path, plan: &mut Plan) -> Result<()> {
-    if plan.replace_root {
-        let meta = std::fs::symlink_metadata(data).map_err(at("read", data))?;
-        let removed = if meta.is_dir() { std::fs::remove_dir_all(data) } else { std::fs::remove_file(data) };
-        return removed.map_err(at("remove", data));
-    }
-    std::mem::take(&mut plan.remove).each(cache, |path| {
-        let full = data.join(OsStr::from_bytes(path));
-        let meta = std::fs::symlink_metadata(&full).map_err(at("read", &full))?;
-        let removed = if meta.is_dir() { std::fs::remove_dir(&full) } else { std::fs::remove_file(&full) };
-        removed.map_err(at("remove", &full))?;
-        for folder in ancestors(path) {
+    let one_file = plan.replace_root && std::fs::symlink_metadata(data).is_ok_and(|meta| !meta.is_dir());
+    let mut remove = std::mem::take(&mut plan.remove).reader(cache)?;
+    while let Some(seen) = remove.next()? {
+        let full = if one_file { data.to_owned() } else { data.join(OsStr::from_bytes(&seen.path)) };
+        if !plan.force {
+            still(data, &seen.path, &full, Some(&seen))?;
+        }
+        let removed = match std::fs::symlink_metadata(&full) {
+            Ok(meta) if meta.is_dir() => std::fs::remove_dir(&full),
+            Ok(_) => std::fs::remove_file(&full),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => return Err(changed(data, &seen.path)),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(at("remove", full)(error)),
+            _ => {}
+        }
+        for folder in ancestors(&seen.path).filter(|_| !one_file) {
             // Fails when something is left in it, which is when it must stay.
             if std::fs::remove_dir(data.join(OsStr::from_bytes(folder))).is_err() {
                 break;
             }
         }
-        Ok(())
-    })
+    }
+    if !plan.replace_root || one_file {
+        return Ok(());
+    }
+    // What a killed checkout left in it; the lock of the data path is ours.
+    let _ = std::fs::remove_dir_all(data.join(STAGING));
+    match std::fs::remove_dir(data) {
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
+            // Something came since the plan was made.
+            let first = std::fs::read_dir(data).into_iter().flatten().flatten().next();
+            Err(changed(data, first.map(|entry| entry.file_name()).unwrap_or_default().as_bytes()))
+        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(at("remove", data)(error)),
+        _ => Ok(()),
+    }
 }
 
+#[allow(clippy::too_many_arguments)]
 fn write(
     cache: &Cache,
     data: &Path,
@@ -294,6 +361,7 @@ fn write(
     mut layout: LayoutReader,
     packs: PackReader<'_>,
     plan: &Plan,
+    replaced: Option<(PathsReader, Option<Seen>)>,
     task: &Task,
 ) -> Result<NamedTempFile> {
     let shape = manifest.shape();
@@ -308,6 +376,7 @@ fn write(
         shape,
         packs,
         staging,
+        replaced,
         folders: Folders::default(),
         jobs: Vec::new(),
         bytes: 0,
@@ -354,10 +423,30 @@ impl Writer<'_> {
 
     fn large(&mut self, entry: Entry, layout: &mut LayoutReader) -> Result<()> {
         let temporary = self.staging.name();
-        let mut file = create(&temporary, &entry)?;
-        let mut sink =
-            |bytes: &[u8]| file.write_all(bytes).map_err(at("write", place(self.data, self.shape, &entry.path)));
-        self.packs.pour(&entry, &mut || layout.next_chunk(), &mut sink, self.task)?;
+        let file = create(&temporary, &entry)?;
+        let shown = || place(self.data, self.shape, &entry.path);
+        let (full, due) = std::sync::mpsc::sync_channel(1);
+        std::thread::scope(|scope| {
+            let file = &file;
+            // The disk works while chunks are read and hashed; otherwise all of it would be left to the last call.
+            let early = scope.spawn(move || due.into_iter().try_for_each(|()| file.sync_data()));
+            let mut written = 0;
+            let mut sink = |bytes: &[u8]| {
+                let mut file = file;
+                file.write_all(bytes).map_err(at("write", shown()))?;
+                written += bytes.len();
+                if written >= EARLY {
+                    written = 0;
+                    // When one is under way already, or has failed, which is looked at below.
+                    let _ = full.try_send(());
+                }
+                Ok(())
+            };
+            let poured = self.packs.pour(&entry, &mut || layout.next_chunk(), &mut sink, self.task);
+            drop(full);
+            let early = early.join().map_err(|_| Error::Worker { what: "write a large file" })?;
+            poured.and(early.map_err(at("write", shown())))
+        })?;
         file.sync_all().map_err(at("write", &temporary))?;
         self.name(&Job { entry, chunks: Vec::new(), temporary })
     }
@@ -408,6 +497,15 @@ impl Writer<'_> {
         {
             self.folders.enter(self.data, folder)?;
         }
+        if let Some((replaced, next)) = &mut self.replaced {
+            while next.as_ref().is_none_or(|seen| seen.path.as_slice() < path) {
+                *next = match replaced.next()? {
+                    Some(seen) => Some(seen),
+                    None => break,
+                };
+            }
+            still(self.data, path, &place, next.as_ref().filter(|seen| seen.path == path))?;
+        }
         std::fs::rename(&job.temporary, &place).map_err(at("rename a finished file to", &place))?;
         if let Some((_, digest)) = job.entry.content() {
             let meta = std::fs::symlink_metadata(&place).map_err(at("read", &place))?;
@@ -439,7 +537,7 @@ impl Folders {
             match std::fs::symlink_metadata(&full) {
                 Ok(meta) if meta.is_dir() => {}
                 Ok(_) => return Err(Error::Path { path: full, why: "is in the way of a directory of the snapshot" }),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
                     std::fs::create_dir(&full).map_err(at("make the directory", &full))?;
                 }
                 Err(error) => return Err(at("read", full)(error)),
@@ -521,7 +619,7 @@ fn remember(
             index.push(&path, &stat, &digest)?;
         }
     }
-    stat::commit(cache, name, index.finish(cache.stamp()?, Some(digest))?)
+    stat::commit(cache, name, index.finish(cache.stamp(data)?, Some(digest))?)
 }
 
 /// Reads every byte of a cached snapshot and verifies it; files, bytes.

@@ -2,7 +2,9 @@
 //! layout, manifest and stat index in the order of paths, so that the same tree gives the same packs.
 //!
 //! What is in memory does not depend on the size of the tree: two batches on their way, the packs' names, and the places of the
-//! chunks that are new, of which most are on disk ([`crate::chunks`]).
+//! chunks that are new, of which most are on disk ([`crate::chunks`]). It does depend on the largest file: the places of all of
+//! its chunks are held until its entry is written, and once more when it is unchanged, at some 250 bytes a chunk, of which a
+//! quarter of a MiB has one. A file of 130 GiB takes more than 128 MiB.
 
 use crate::{
     cache::Cache,
@@ -72,7 +74,7 @@ pub(crate) fn ingest(
     label: &str,
     events: &Events,
 ) -> Result<Ingested> {
-    let stamp = cache.stamp()?;
+    let stamp = cache.stamp(data)?;
     let Some(scan) = scan::scan(data)? else {
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
         return Err(Error::File { action: "read", path: data.to_owned(), source });
@@ -88,7 +90,7 @@ pub(crate) fn ingest(
         chunks: OnceLock::new(),
     };
     let (sender, receiver) = sync_channel(1);
-    let assembler = Assembler::new(cache, scan.shape)?;
+    let assembler = Assembler::new(cache, data, scan.shape)?;
     let (assembled, chunks) = std::thread::scope(|scope| {
         let worker = scope.spawn(move || assembler.run(receiver));
         let produced = producer.run(scan, index, sender, events);
@@ -135,6 +137,7 @@ fn warn_of_a_link_that_leads_out(path: &[u8], target: &[u8], data: &Path, events
 
 /// The base snapshot, read in step with the scan: where the chunks of unchanged files are.
 struct Previous {
+    snapshot: Digest,
     manifest: ManifestReader<BufReader<File>>,
     layout: LayoutReader,
     next: Option<(Entry, Vec<Chunk>)>,
@@ -188,10 +191,11 @@ impl Producer<'_> {
         events: &Events,
     ) -> Result<Option<ChunkIndex>> {
         let mut previous = None;
-        if let Some((manifest, layout)) = index.base.map(|base| self.cache.open(&base)).transpose()?.flatten() {
-            let mut opened = Previous { manifest, layout, next: None };
-            opened.advance()?;
-            previous = Some(opened);
+        if let Some(snapshot) = index.base
+            && let Some((manifest, layout)) = self.cache.open(&snapshot)?
+        {
+            previous = Some(Previous { snapshot, manifest, layout, next: None });
+            self.usable(&mut previous, Previous::advance)?;
         }
         let mut batch = Vec::new();
         let mut bytes = 0;
@@ -213,7 +217,7 @@ impl Producer<'_> {
                         self.large(&path, stat, executable, &sender)?;
                     }
                 }
-                What::Symlink { target } => {
+                What::Symlink { target, .. } => {
                     warn_of_a_link_that_leads_out(&path, &target, self.data, events);
                     batch.push(Work::Ready(Entry { path, kind: Kind::Symlink { target } }, None, Vec::new()));
                 }
@@ -240,10 +244,28 @@ impl Producer<'_> {
         path: &[u8],
         trusted: Option<Digest>,
     ) -> Result<Option<(Digest, Vec<Piece>)>> {
-        let (Some(previous), Some(digest)) = (previous, trusted) else { return Ok(None) };
-        let pieces = previous.chunks(path, &digest)?;
+        let Some(digest) = trusted else { return Ok(None) };
+        let pieces = self.usable(previous, |previous| previous.chunks(path, &digest))?.flatten();
         let here = |piece: &Piece| matches!(piece, Piece::There(pack, _) if self.packs.contains(pack));
         Ok(pieces.filter(|pieces| pieces.iter().all(here)).map(|pieces| (digest, pieces)))
+    }
+
+    /// Asks the base snapshot. A layout that turns out to be of no use is put aside: what it knew is read again, and it is written
+    /// anew.
+    fn usable<T>(
+        &self,
+        previous: &mut Option<Previous>,
+        ask: impl FnOnce(&mut Previous) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let Some(asked) = previous else { return Ok(None) };
+        match ask(asked) {
+            Err(Error::Corrupt { why, .. }) => {
+                let _ = self.cache.quarantine_layout(&asked.snapshot, why);
+                *previous = None;
+                Ok(None)
+            }
+            answer => answer.map(Some),
+        }
     }
 
     fn load_chunks(&self) -> Result<()> {
@@ -392,6 +414,7 @@ type Sealing = (usize, std::thread::JoinHandle<Result<PackInfo>>);
 
 struct Assembler {
     cache: Cache,
+    data: PathBuf,
     spare: NamedTempFile,
     manifest: ManifestWriter<BufWriter<NamedTempFile>>,
     layout: LayoutWriter,
@@ -408,6 +431,17 @@ struct Assembler {
     new_bytes: u64,
 }
 
+/// Why a manifest could not be written. (A file that the system finds too large is another matter.)
+fn unwritten(cache: &Cache, data: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let (tmp, data) = (cache.tmp(), data.to_owned());
+    move |error| match error.kind() {
+        std::io::ErrorKind::FileTooLarge if error.raw_os_error().is_none() => {
+            Error::Path { path: data, why: "has more in it than one snapshot can hold: split it" }
+        }
+        _ => at("write a manifest in", tmp)(error),
+    }
+}
+
 struct Assembled {
     digest: Digest,
     totals: Totals,
@@ -420,13 +454,14 @@ struct Assembled {
 }
 
 impl Assembler {
-    fn new(cache: &Cache, shape: Shape) -> Result<Self> {
+    fn new(cache: &Cache, data: &Path, shape: Shape) -> Result<Self> {
         let file = cache.temp()?;
         let path = file.path().to_owned();
         let spool = tempfile::tempfile_in(cache.tmp()).map_err(at("write a temporary file in", cache.tmp()))?;
         let buffered = BufWriter::with_capacity(64 << 10, file);
         Ok(Self {
             cache: cache.clone(),
+            data: data.to_owned(),
             spare: cache.temp()?,
             manifest: ManifestWriter::new(buffered, shape).map_err(at("write", path))?,
             layout: LayoutWriter::new(spool),
@@ -475,7 +510,7 @@ impl Assembler {
         if !chunks.is_empty() {
             self.layout.push(&chunks).map_err(at("write a layout in", self.cache.tmp()))?;
         }
-        self.manifest.push(entry).map_err(at("write a manifest in", self.cache.tmp()))?;
+        self.manifest.push(entry).map_err(unwritten(&self.cache, &self.data))?;
         if let (Some(stat), Some((_, digest))) = (stat, entry.content()) {
             self.index.push(&entry.path, &stat, &digest)?;
         }
@@ -542,7 +577,7 @@ impl Assembler {
             self.join_oldest()?;
         }
         let in_tmp = || at("write a snapshot in", self.cache.tmp());
-        let (digest, totals, output) = self.manifest.finish().map_err(in_tmp())?;
+        let (digest, totals, output) = self.manifest.finish().map_err(unwritten(&self.cache, &self.data))?;
         let manifest = output.into_inner().map_err(|error| in_tmp()(error.into_error()))?;
         let packs: Vec<PackInfo> = self.packs.into_iter().flatten().collect();
         let mut layout = self.spare;
@@ -556,9 +591,8 @@ impl Assembled {
     /// Layout first, manifest last: whoever sees the manifest sees all of it. An unchanged snapshot is left alone.
     fn commit(self, cache: &Cache, name: &str, stamp: i64, chunks: Option<ChunkIndex>) -> Result<Ingested> {
         let ingested = Ingested { digest: self.digest, totals: self.totals, new_bytes: self.new_bytes };
-        let whole = self.new_bytes == 0
-            && cache.open_manifest(&self.digest)?.is_some()
-            && cache.packs_of(&self.digest)?.is_some_and(|packs| packs.iter().all(|pack| cache.has_pack(pack)));
+        let whole =
+            self.new_bytes == 0 && cache.open_manifest(&self.digest)?.is_some() && cache.has_packs_of(&self.digest)?;
         if !whole {
             let layout: PathBuf = cache.layout(&self.digest);
             cache.commit(self.layout, &layout)?;

@@ -22,6 +22,8 @@ const WINDOW_LOG: u32 = 23;
 const SPARE_CHUNKS: u64 = 1024;
 /// What a chunk counts in the bytes of a batch of files, which bounds how many of them are collected.
 pub(crate) const CHUNK_COUNTS: u64 = 1024;
+/// Layouts larger than this are not fetched: some 16 TiB in chunks of a quarter of a MiB.
+pub(crate) const LARGEST: u64 = 4 << 30;
 /// A table of packs longer than this is refused: some 16 TiB of packs.
 const MOST_PACKS: u32 = 1 << 20;
 

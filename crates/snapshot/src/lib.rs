@@ -9,17 +9,20 @@
 //! - No file is held whole in memory, except one that is a single chunk (at most 256 KiB).
 //! - No link is followed, neither when data is read nor when it is written.
 //! - No digest is taken of a file that changed while it was read: that is [`Error::Changing`] and nothing is kept.
-//! - Nothing in the data path is overwritten or removed that is in no snapshot, without `force`.
+//! - Nothing in the data path is overwritten or removed that is in no snapshot, without `force`; what the cache has lost the
+//!   packs of is in none. It is looked at once more right before; a change in that very moment is not seen.
+//! - No data path lies in a `.git` folder, where a snapshot could bring what git runs.
 //! - Nothing gets its name, here or in the store, before what it refers to: packs, then layout, then manifest.
 //! - What a store has is never remembered, so an object deleted behind our back is not called up to date. (What it has damaged
 //!   is, in the cache, until it was sent again.)
 //! - Nothing that a kept snapshot or a push under way needs is removed by a gc: [`gc`] says how.
 //! - What is in memory does not grow with the tree: walk, indexes, manifest and layout are read and written in step with each
-//!   other. (Lists of what differs are for people, and are whole; so is the list of one file's chunks.)
+//!   other. (Lists of what differs are for people, and are whole. So are the places of one file's chunks, which take more than
+//!   128 MiB for a file above some 130 GiB, and the paths of a part that is pulled.)
 //! - Where bytes are is no part of what they are: a snapshot cut or packed otherwise has the same digest.
 //!
-//! How it fails: [`Error`] names the file or the object's key. Damage in the cache moves the pack to `quarantine` and is
-//! healed by the next pull, or by a push as long as the data is still what was added.
+//! How it fails: [`Error`] names the file or the object's key. Damage in the cache moves the pack, or a layout that whole packs
+//! prove wrong, to `quarantine` and is healed by the next pull, or by a push as long as the data is still what was added.
 //!
 //! # Formats (version 1 of each)
 //!

@@ -155,17 +155,19 @@ pub struct ManifestWriter<W> {
     shape: Shape,
     order: Order,
     hasher: Sha256,
+    room: u64,
 }
 
 impl<W: Write> ManifestWriter<W> {
     /// Begins with the header line.
     pub fn new(output: W, shape: Shape) -> std::io::Result<Self> {
-        let mut writer = Self { output, shape, order: Order::default(), hasher: Sha256::new() };
+        let mut writer = Self { output, shape, order: Order::default(), hasher: Sha256::new(), room: LARGEST };
         writer.line(&format!("{MAGIC} {VERSION} {}\n", shape.word()))?;
         Ok(writer)
     }
 
-    /// Adds an entry. `InvalidData` when it breaks a rule of the format; entries must come in order.
+    /// Adds an entry. `InvalidData` when it breaks a rule of the format; entries must come in order. `FileTooLarge` when nobody
+    /// could read the manifest, which is true of [`ManifestWriter::finish`] as well.
     pub fn push(&mut self, entry: &Entry) -> std::io::Result<()> {
         self.order.take(self.shape, entry).map_err(|why| {
             std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{}: {why}", path::shown(&entry.path)))
@@ -182,6 +184,8 @@ impl<W: Write> ManifestWriter<W> {
     }
 
     fn line(&mut self, line: &str) -> std::io::Result<()> {
+        let left = self.room.checked_sub(line.len() as u64);
+        self.room = left.ok_or(std::io::ErrorKind::FileTooLarge)?;
         self.hasher.update(line.as_bytes());
         self.output.write_all(line.as_bytes())
     }
@@ -390,4 +394,31 @@ pub(crate) fn join(
         left = old()?;
     }
     Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_reader_would_take_is_not_written() {
+        let entry = |name: &str| Entry { path: name.into(), kind: Kind::EmptyDirectory };
+        let begun = |room| {
+            let mut writer = ManifestWriter::new(Vec::new(), Shape::Tree).unwrap();
+            writer.room = room;
+            writer
+        };
+        let whole = "d a\nd b\nend 2 0 0\n".len() as u64;
+        for room in 0..=whole {
+            let mut writer = begun(room);
+            let done = writer.push(&entry("a")).and_then(|()| writer.push(&entry("b"))).and_then(|()| writer.finish());
+            match done {
+                Ok(_) => assert_eq!(room, whole),
+                Err(error) => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge);
+                    assert!(room < whole);
+                }
+            }
+        }
+    }
 }

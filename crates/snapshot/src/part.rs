@@ -1,21 +1,27 @@
 //! Pulling a part of a snapshot: only the packs that it needs are fetched, and only what lies at or below it is touched.
 //!
-//! As a checkout, it first makes a plan and writes nothing when something would be lost; files are then written under
-//! temporary names, synced and renamed, and never through a link. What is there already is found by reading it. The data is
+//! As a checkout, it first makes a plan and writes nothing when something would be lost or could not be written whole; files are
+//! then written under temporary names, synced and renamed, and never through a link. What is there already is found by reading it.
+//! The plan is made once more when everything was fetched, and what is replaced or removed is looked at right before. The data is
 //! not at the snapshot afterwards, so the index of the data path keeps its base.
+//!
+//! The paths of what lies in the part are in memory, unlike in a checkout: some hundred bytes for each entry of it.
 
 use crate::{
     Checkout, Pointer, Repository,
-    cache::{Cache, layout_key, manifest_key},
+    cache::{Cache, layout_key},
     cache_gc::base_of,
+    cases,
     checkout::PackReader,
     error::{Error, Result, at},
-    layout::{Chunk, PackInfo, hash_rest},
+    layout::{CHUNK_COUNTS, Chunk, PackInfo, hash_rest},
     manifest::{Entry, Kind, Shape},
     path,
-    remote::{self, blocking},
+    plan::{Fits, Seen, changed, open_base, open_manifest, still},
+    remote::blocking,
     repository::Data,
     scan::{STAGING, place},
+    stat::Stat,
 };
 use domain::{
     Digest, Events,
@@ -24,7 +30,7 @@ use domain::{
 use rayon::prelude::*;
 use rustix::fs::OFlags;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ffi::OsStr,
     fs::File,
     io::{ErrorKind, Write},
@@ -35,7 +41,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use store::Store;
+use store::{Family, Store};
 
 /// Files above this are written one at a time.
 const LARGE: u64 = 8 << 20;
@@ -45,7 +51,7 @@ const BATCH_FILES: usize = 1024;
 const FEW: usize = 64;
 
 /// Hears of what lies on disk: its path, and what it is if it can be in a snapshot.
-type Tell<'a, S> = dyn FnMut(&mut S, Vec<u8>, Option<Kind>) -> Result<()> + 'a;
+type Tell<'a, S> = dyn FnMut(&mut S, Vec<u8>, Option<(Kind, Stat)>) -> Result<()> + 'a;
 
 impl Repository {
     /// Brings only what lies at or below `parts` (paths inside the data, `/` between components) to the snapshot of the
@@ -66,19 +72,21 @@ impl Repository {
         let _guard = self.enter(Some(&data.name)).await?;
         let mut again = HashSet::new();
         loop {
-            remote::fetch(store, self.cache(), &digest, events, Some(&|_| Ok(Vec::new()))).await?;
+            self.fetch_selected(store, &digest, events, Some(&|_| Ok(Vec::new()))).await?;
             let (cache, wanted, there) = (self.cache().clone(), parts.clone(), data.clone());
             let plan =
                 Arc::new(blocking("compare data", move || Plan::make(&cache, &digest, &wanted, &there, force)).await?);
             let needed = |cache: &Cache| plan.packs(cache, &digest, &parts);
-            remote::fetch(store, self.cache(), &digest, events, Some(&needed)).await?;
+            self.fetch_selected(store, &digest, events, Some(&needed)).await?;
             let (cache, wanted, there, sink) = (self.cache().clone(), parts.clone(), data.clone(), events.clone());
-            let planned = plan.clone();
-            let done =
-                blocking("check out data", move || planned.execute(&cache, &digest, &wanted, &there, &sink)).await;
-            match done {
-                // It was put in quarantine: fetch it again, once each.
-                Err(Error::CachedPack { pack, .. }) if again.insert(pack) => {}
+            let done = blocking("check out data", move || {
+                // What was there may have changed while packs were fetched.
+                Plan::make(&cache, &digest, &wanted, &there, force)?.execute(&cache, &digest, &wanted, &there, &sink)
+            });
+            match done.await {
+                Err(error) if self.try_again(store, &digest, &error, &mut again)? => {}
+                // Something that was there is not any more, and its packs are needed after all.
+                Err(Error::NotCached { object, .. }) if again.insert(object.clone()) => {}
                 other => return other,
             }
         }
@@ -114,7 +122,8 @@ impl Parts {
 enum There {
     Nothing,
     Folder,
-    Leaf(Kind),
+    /// And its stat from before it was read.
+    Leaf(Kind, Stat),
     /// A fifo, socket or device, or a file that cannot be read: in no snapshot.
     Other,
 }
@@ -132,7 +141,7 @@ fn look(path: &Path) -> Result<There> {
     }
     if meta.is_symlink() {
         let target = std::fs::read_link(path).map_err(at("read the link", path))?.into_os_string().into_vec();
-        return Ok(There::Leaf(Kind::Symlink { target }));
+        return Ok(There::Leaf(Kind::Symlink { target }, Stat::of(&meta)));
     }
     if !meta.is_file() {
         return Ok(There::Other);
@@ -141,7 +150,8 @@ fn look(path: &Path) -> Result<There> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
     let mut file = File::options().read(true).custom_flags(flags).open(path).map_err(at("read", path))?;
     let digest = hash_rest(&mut file).map_err(at("read", path))?;
-    Ok(There::Leaf(Kind::File { executable: meta.permissions().mode() & 0o100 != 0, size: meta.len(), digest }))
+    let executable = meta.permissions().mode() & 0o100 != 0;
+    Ok(There::Leaf(Kind::File { executable, size: meta.len(), digest }, Stat::of(&meta)))
 }
 
 /// `a/b/c` → `a`, `a/b`.
@@ -161,15 +171,17 @@ struct Plan {
     kept: Vec<Vec<u8>>,
     /// What would be lost, unless the base has it.
     at_risk: BTreeMap<Vec<u8>, Option<Kind>>,
+    /// What was seen of what is replaced or removed; nothing is respected with `force`.
+    seen: HashMap<Vec<u8>, Seen>,
+    force: bool,
     entries: HashSet<Vec<u8>>,
     folders: HashSet<Vec<u8>>,
 }
 
 impl Plan {
     fn make(cache: &Cache, digest: &Digest, parts: &Parts, data: &Data, force: bool) -> Result<Self> {
-        let mut plan = Self::default();
-        let lost = || Error::NotCached { object: manifest_key(digest), snapshot: *digest };
-        let mut manifest = cache.open_manifest(digest)?.ok_or_else(lost)?;
+        let mut plan = Self { force, ..Self::default() };
+        let mut manifest = open_manifest(cache, digest)?;
         let shape = manifest.shape();
         let root = match (std::fs::symlink_metadata(&data.full), shape) {
             (Ok(meta), Shape::Tree) if !meta.is_dir() => Some("is not a directory, as it is in the snapshot"),
@@ -211,7 +223,7 @@ impl Plan {
     fn compare(&mut self, entry: Entry, data: &Data, shape: Shape, looked: &mut HashSet<Vec<u8>>) -> Result<()> {
         for folder in ancestors(&entry.path).filter(|_| shape == Shape::Tree) {
             if looked.insert(folder.to_vec())
-                && let There::Leaf(_) | There::Other = self.risk(folder, data)?
+                && let There::Leaf(..) | There::Other = self.risk(folder, data)?
             {
                 self.remove.insert(folder.to_vec());
             }
@@ -223,28 +235,26 @@ impl Plan {
         let same = !hidden
             && match (&there, &entry.kind) {
                 (There::Folder, Kind::EmptyDirectory) => true,
-                (There::Leaf(kind), wanted) => kind == wanted,
+                (There::Leaf(kind, _), wanted) => kind == wanted,
                 _ => false,
             };
         if !same && !hidden {
             match there {
                 There::Nothing => {}
                 There::Folder => {
-                    self.below(&entry.path, data, &mut |plan, path, kind| {
-                        plan.at_risk.insert(path, kind);
+                    self.below(&entry.path, data, &mut |plan, path, there| {
+                        plan.lose(path, there);
                         Ok(())
                     })?;
                     self.remove.insert(entry.path.clone());
                 }
-                There::Leaf(kind) => {
-                    self.at_risk.insert(entry.path.clone(), Some(kind));
+                There::Leaf(kind, stat) => {
+                    self.lose(entry.path.clone(), Some((kind, stat)));
                     if entry.kind == Kind::EmptyDirectory {
                         self.remove.insert(entry.path.clone());
                     }
                 }
-                There::Other => {
-                    self.at_risk.insert(entry.path.clone(), None);
-                }
+                There::Other => self.lose(entry.path.clone(), None),
             }
         }
         if !same {
@@ -259,11 +269,19 @@ impl Plan {
     fn risk(&mut self, folder: &[u8], data: &Data) -> Result<There> {
         let there = look(&place(&data.full, Shape::Tree, folder))?;
         match &there {
-            There::Leaf(kind) => drop(self.at_risk.insert(folder.to_vec(), Some(kind.clone()))),
-            There::Other => drop(self.at_risk.insert(folder.to_vec(), None)),
+            There::Leaf(kind, stat) => self.lose(folder.to_vec(), Some((kind.clone(), *stat))),
+            There::Other => self.lose(folder.to_vec(), None),
             There::Nothing | There::Folder => {}
         }
         Ok(there)
+    }
+
+    /// Takes note of something that is to be replaced or removed.
+    fn lose(&mut self, path: Vec<u8>, there: Option<(Kind, Stat)>) {
+        if let Some((kind, stat)) = &there {
+            self.seen.insert(path.clone(), Seen::new(&path, kind, *stat));
+        }
+        self.at_risk.insert(path, there.map(|(kind, _)| kind));
     }
 
     /// Tells of every file and link below a folder on disk.
@@ -277,7 +295,7 @@ impl Plan {
                 match look(&place(&data.full, Shape::Tree, &path))? {
                     There::Nothing => {}
                     There::Folder => folders.push(path),
-                    There::Leaf(kind) => tell(self, path, Some(kind))?,
+                    There::Leaf(kind, stat) => tell(self, path, Some((kind, stat)))?,
                     There::Other => tell(self, path, None)?,
                 }
             }
@@ -311,7 +329,7 @@ impl Plan {
     /// Fails when something at risk is not as the snapshot that was last there has it.
     fn refuse_loss(&mut self, cache: &Cache, data: &Data) -> Result<()> {
         if let Some(base) = base_of(cache, &data.name)
-            && let Some(mut base) = cache.open_manifest(&base)?
+            && let Some(mut base) = open_base(cache, &base)?
         {
             while let Some(entry) = base.next_entry()? {
                 if self.at_risk.get(&entry.path).is_some_and(|kind| kind.as_ref() == Some(&entry.kind)) {
@@ -370,26 +388,73 @@ impl Plan {
         Ok(numbers.into_iter().map(|number| packs[number]).collect())
     }
 
+    /// Fails, before anything is touched, when an entry of the part could not get its name.
+    fn can_be_written(
+        &self,
+        cache: &Cache,
+        digest: &Digest,
+        parts: &Parts,
+        data: &Path,
+        are_one: &dyn Fn(&Path) -> Result<bool>,
+    ) -> Result<()> {
+        let mut manifest = open_manifest(cache, digest)?;
+        if manifest.shape() == Shape::File || self.same.iter().all(|same| *same) {
+            return Ok(());
+        }
+        let Some(mut fits) = Fits::new(data, &self.kept, are_one)? else { return Ok(()) };
+        let mut same = self.same.iter();
+        while let Some(entry) = manifest.next_entry()? {
+            if parts.of(&entry.path).is_some() {
+                fits.take(&entry.path, !same.next().copied().unwrap_or(false))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is in the way. Without `force` only what was seen, so a folder stays in which there is something else by now.
+    fn take_away(&self, data: &Data, path: &[u8]) -> Result<()> {
+        let full = place(&data.full, Shape::Tree, path);
+        let meta = match std::fs::symlink_metadata(&full) {
+            Ok(meta) => meta,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+            Err(error) => return Err(at("read", full)(error)),
+        };
+        let removed = if !meta.is_dir() {
+            if !self.force {
+                still(&data.full, path, &full, self.seen.get(path))?;
+            }
+            std::fs::remove_file(&full)
+        } else if self.force {
+            std::fs::remove_dir_all(&full)
+        } else {
+            for entry in std::fs::read_dir(&full).map_err(at("read the directory", &full))? {
+                let name = entry.map_err(at("read the directory", &full))?.file_name().into_vec();
+                self.take_away(data, &[path, b"/", &name].concat())?;
+            }
+            match std::fs::remove_dir(&full) {
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => return Err(changed(&data.full, path)),
+                removed => removed,
+            }
+        };
+        removed.map_err(at("remove", full))
+    }
+
     fn execute(&self, cache: &Cache, digest: &Digest, parts: &Parts, data: &Data, events: &Events) -> Result<Checkout> {
+        let needed = self.packs(cache, digest, parts)?;
+        if let Some(lost) = needed.iter().find(|pack| !cache.has_pack(pack)) {
+            return Err(Error::NotCached { object: Store::key(Family::Pack, &lost.digest), snapshot: *digest });
+        }
+        self.can_be_written(cache, digest, parts, &data.full, &cases::are_one_in)?;
         let names: Vec<String> = parts.0.iter().map(|part| crate::shown(part)).collect();
         let label = format!("checkout {} of {}", names.join(", "), data.relative.display());
         let task = events.task(label, Some(self.bytes), Unit::Bytes);
-        for path in &self.remove {
-            let full = place(&data.full, Shape::Tree, path);
-            let removed = match std::fs::symlink_metadata(&full) {
-                Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(&full),
-                Ok(_) => std::fs::remove_file(&full),
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-                Err(error) => Err(error),
-            };
-            removed.map_err(at("remove", &full))?;
-        }
+        self.remove.iter().try_for_each(|path| self.take_away(data, path))?;
         let unchanged = self.same.iter().filter(|same| **same).count() as u64;
         let written = self.same.len() as u64 - unchanged;
         if written > 0 {
             let packs = cache.packs_of(digest)?;
             let packs = packs.ok_or_else(|| Error::NotCached { object: layout_key(digest), snapshot: *digest })?;
-            let mut writer = Writer::new(cache, data, PackReader::new(cache, *digest, packs), &task)?;
+            let mut writer = Writer::new(self, cache, data, PackReader::new(cache, *digest, packs), &task)?;
             self.each(cache, digest, parts, &mut |shape, entry, chunks| writer.add(shape, entry, chunks))?;
             writer.finish()?;
         }
@@ -417,6 +482,7 @@ struct Job {
 }
 
 struct Writer<'a> {
+    plan: &'a Plan,
     data: &'a Data,
     packs: PackReader<'a>,
     staging: tempfile::TempDir,
@@ -430,7 +496,7 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(cache: &Cache, data: &'a Data, packs: PackReader<'a>, task: &'a Task) -> Result<Self> {
+    fn new(plan: &'a Plan, cache: &Cache, data: &'a Data, packs: PackReader<'a>, task: &'a Task) -> Result<Self> {
         let above = data.full.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(above).map_err(at("make the directory", above))?;
         let near = if data.full.is_dir() { &data.full } else { above };
@@ -444,7 +510,7 @@ impl<'a> Writer<'a> {
         let folder = beside.clone().unwrap_or_else(|| cache.tmp());
         let staging = tempfile::Builder::new().prefix("part-").tempdir_in(&folder).map_err(at("write in", &folder))?;
         let (folders, jobs) = (HashSet::new(), Vec::new());
-        Ok(Self { data, packs, staging, beside, folders, jobs, bytes: 0, next: 0, task })
+        Ok(Self { plan, data, packs, staging, beside, folders, jobs, bytes: 0, next: 0, task })
     }
 
     fn add(&mut self, shape: Shape, entry: Entry, chunks: Vec<Chunk>) -> Result<()> {
@@ -454,7 +520,7 @@ impl<'a> Writer<'a> {
         if size > LARGE {
             self.flush()?;
         }
-        self.bytes += size;
+        self.bytes += size + chunks.len() as u64 * CHUNK_COUNTS;
         self.jobs.push(Job { shape, entry, chunks, temporary });
         if self.bytes >= BATCH_BYTES || self.jobs.len() >= BATCH_FILES || size > LARGE { self.flush() } else { Ok(()) }
     }
@@ -499,6 +565,12 @@ impl<'a> Writer<'a> {
         }
         if job.entry.kind == Kind::EmptyDirectory {
             return self.folder(full);
+        }
+        if !self.plan.force {
+            let path = &job.entry.path;
+            // What was in the way is gone by now: what is there came since.
+            let seen = self.plan.seen.get(path).filter(|_| !self.plan.remove.contains(path));
+            still(&self.data.full, path, &full, seen)?;
         }
         std::fs::rename(&job.temporary, &full).map_err(at("rename a finished file to", &full))
     }
@@ -546,4 +618,42 @@ impl Drop for Writer<'_> {
 fn sync_all_below(folder: &Path) -> Result<()> {
     let opened = File::open(folder).map_err(at("open", folder))?;
     rustix::fs::syncfs(&opened).map_err(|error| at("write to the disk below", folder)(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_whose_names_collide_where_case_makes_no_difference_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str| {
+            let full = root.path().join(path);
+            std::fs::create_dir_all(full.parent().unwrap()).unwrap();
+            std::fs::write(full, path).unwrap();
+        };
+        ["all/p/a/x", "all/p/A/y", "all/q/b", "all/P/b"].into_iter().for_each(write);
+        let repository = Repository::new(root.path().to_owned(), root.path().join("cache"));
+        let digest = repository.add(Path::new("all"), &Events::nowhere()).unwrap().pointer.digest;
+        let cache = repository.cache();
+        let data = repository.data(Path::new("elsewhere")).unwrap();
+        let check = |parts: &[&str], one: bool| {
+            let parts = Parts::new(&parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>()).unwrap();
+            let plan = Plan::make(cache, &digest, &parts, &data, false).unwrap();
+            plan.can_be_written(cache, &digest, &parts, &data.full, &|_| Ok(one))
+        };
+        check(&["p"], false).unwrap();
+        for part in ["p/A", "q", "P"] {
+            check(&[part], true).unwrap();
+        }
+        for parts in [&["p"][..], &["p/A", "p/a"], &["P", "p/a"]] {
+            let error = check(parts, true).unwrap_err();
+            assert!(error.to_string().contains("only in case"), "{parts:?}: {error}");
+        }
+        // What stays there must not be written over either.
+        write("elsewhere/q/B");
+        let error = check(&["q"], true).unwrap_err();
+        assert!(error.to_string().contains("elsewhere/q"), "{error}");
+        check(&["q"], false).unwrap();
+    }
 }

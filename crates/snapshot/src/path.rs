@@ -72,6 +72,16 @@ pub(crate) fn problem(path: &[u8]) -> Option<&'static str> {
     })
 }
 
+/// Whether a component is what git keeps itself in, also on a file system that does not tell letters of either case apart or
+/// passes over letters that cannot be seen, as HFS+ does. Whoever writes there decides what git runs.
+pub(crate) fn leads_into_git(path: &std::path::Path) -> bool {
+    let unseen = |letter: &char| matches!(letter, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');
+    path.components().any(|part| {
+        let name = part.as_os_str().to_string_lossy();
+        name.chars().filter(|letter| !unseen(letter)).collect::<String>().eq_ignore_ascii_case(".git")
+    })
+}
+
 /// A path for people: invalid UTF-8 replaced, control characters escaped.
 pub fn shown(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
@@ -100,6 +110,16 @@ mod tests {
             assert_eq!(problem(good), None, "{good:?}");
         }
         assert_eq!(shown(b"a\n\xff"), "a\\n\u{fffd}");
+    }
+
+    #[test]
+    fn the_folder_of_git_is_known_however_it_is_spelled() {
+        for bad in [".git", "a/.git/hooks", ".GIT/x", "sub/.Git", ".g\u{200c}it", "a/.git\u{feff}/b"] {
+            assert!(leads_into_git(std::path::Path::new(bad)), "{bad:?}");
+        }
+        for good in ["git", ".github/x", "a.git", "a/.gitignore", "..git"] {
+            assert!(!leads_into_git(std::path::Path::new(good)), "{good:?}");
+        }
     }
 
     proptest! {

@@ -5,9 +5,11 @@ use crate::{
     cache::{Cache, manifest_key},
     cases::{self, Cases},
     error::{Error, Result, at},
+    layout::hash_rest,
     manifest::{Entry, Kind, ManifestReader, Shape},
     path,
-    scan::{Current, Learned},
+    scan::{Current, Learned, STAGING},
+    stat::Stat,
 };
 use domain::Digest;
 use std::{
@@ -15,8 +17,8 @@ use std::{
     collections::BTreeSet,
     fs::File,
     io::{BufReader, BufWriter, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::ffi::OsStrExt as _,
-    path::Path,
+    os::unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
+    path::{Path, PathBuf},
 };
 
 /// How many of the local changes are named.
@@ -32,8 +34,12 @@ pub(crate) fn open_manifest(cache: &Cache, digest: &Digest) -> Result<Manifest> 
 pub(crate) struct Plan {
     /// By number of the entry in the manifest: whether it is there already.
     pub(crate) same: Vec<bool>,
-    /// Paths to remove first.
+    /// What to remove first.
     pub(crate) remove: Paths,
+    /// Files and links that give way to others, in the order of the manifest.
+    pub(crate) replaced: Paths,
+    /// Whether what changes meanwhile may be lost.
+    pub(crate) force: bool,
     /// Paths that the snapshot does not have and that stay.
     pub(crate) kept: Vec<Vec<u8>>,
     /// The data path itself is a file where it must be a directory, or the other way round.
@@ -43,47 +49,124 @@ pub(crate) struct Plan {
     pub(crate) learned: Option<Learned>,
 }
 
-/// Any number of paths, in a file.
+/// What the comparison saw at a path, so that nothing else is overwritten or removed in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) path: Vec<u8>,
+    /// Of a file or link; nothing of a directory.
+    stat: Stat,
+    /// Of the content or the target.
+    digest: Digest,
+}
+
+impl Seen {
+    pub(crate) fn new(path: &[u8], kind: &Kind, stat: Stat) -> Self {
+        let digest = match kind {
+            Kind::File { digest, .. } => *digest,
+            Kind::Symlink { target } => Digest::of(target),
+            Kind::EmptyDirectory => Digest::of(b""),
+        };
+        Self { path: path.to_vec(), stat, digest }
+    }
+
+    /// Whether this is there, untouched. A new ctime alone may be our own doing, when another name of the same file was
+    /// replaced: then it is read.
+    fn is_at(&self, full: &Path, meta: &std::fs::Metadata) -> Result<bool> {
+        if meta.is_dir() {
+            return Ok(self.stat == Stat::default());
+        }
+        let now = Stat::of(meta);
+        if now == self.stat {
+            return Ok(true);
+        }
+        if now != (Stat { ctime: now.ctime, ..self.stat }) {
+            return Ok(false);
+        }
+        if meta.is_symlink() {
+            let target = std::fs::read_link(full).map_err(at("read the link", full))?;
+            return Ok(Digest::of(target.as_os_str().as_bytes()) == self.digest);
+        }
+        let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32;
+        let file = File::options().read(true).custom_flags(flags).open(full);
+        Ok(file.and_then(|mut file| hash_rest(&mut file)).map_err(at("read", full))? == self.digest)
+    }
+}
+
+/// Fails when there is something else at `full` than the comparison saw, to be asked right before it is lost: whoever changed it
+/// meanwhile keeps it. No system replaces a file on the condition that it is still the same, so a moment remains.
+pub(crate) fn still(data: &Path, path: &[u8], full: &Path, seen: Option<&Seen>) -> Result<()> {
+    let same = match std::fs::symlink_metadata(full) {
+        Ok(meta) => seen.map_or(Ok(false), |seen| seen.is_at(full, &meta))?,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => true,
+        Err(error) => return Err(at("read", full)(error)),
+    };
+    if same { Ok(()) } else { Err(changed(data, path)) }
+}
+
+/// What is said of something that was changed while it was about to be replaced.
+pub(crate) fn changed(data: &Path, path: &[u8]) -> Error {
+    Error::LocalChanges { path: data.to_owned(), count: 1, examples: vec![crate::shown(path)] }
+}
+
+/// Any number of paths and what was seen there, in a file.
 #[derive(Default)]
 pub(crate) struct Paths {
     spool: Option<BufWriter<File>>,
     pub(crate) count: u64,
 }
 
+/// Reads them again, in the order in which they came.
+pub(crate) struct PathsReader {
+    input: Option<BufReader<File>>,
+    left: u64,
+    tmp: PathBuf,
+}
+
+impl PathsReader {
+    pub(crate) fn next(&mut self) -> Result<Option<Seen>> {
+        let Some(input) = self.input.as_mut().filter(|_| self.left > 0) else { return Ok(None) };
+        self.left -= 1;
+        let mut read = || {
+            let mut length = [0; 4];
+            input.read_exact(&mut length)?;
+            let mut path = vec![0; u32::from_le_bytes(length) as usize];
+            input.read_exact(&mut path)?;
+            let (mut stat, mut digest) = ([0; Stat::BYTES], [0; 32]);
+            input.read_exact(&mut stat)?;
+            input.read_exact(&mut digest)?;
+            Ok(Seen { path, stat: Stat::from_bytes(&stat), digest: Digest::from_bytes(digest) })
+        };
+        read().map(Some).map_err(at("read a list of paths in", &self.tmp))
+    }
+}
+
 impl Paths {
-    fn push(&mut self, cache: &Cache, path: &[u8]) -> Result<()> {
+    fn push(&mut self, cache: &Cache, seen: &Seen) -> Result<()> {
+        let path = &seen.path;
         let in_tmp = || at("write a list of paths in", cache.tmp());
         let spool = match &mut self.spool {
             Some(spool) => spool,
             none => none.insert(BufWriter::new(tempfile::tempfile_in(cache.tmp()).map_err(in_tmp())?)),
         };
         self.count += 1;
-        let written = spool.write_all(&(path.len() as u32).to_le_bytes()).and_then(|()| spool.write_all(path));
-        written.map_err(in_tmp())
+        let length = (path.len() as u32).to_le_bytes();
+        let parts = [&length[..], path, &seen.stat.to_bytes(), seen.digest.as_bytes()];
+        parts.into_iter().try_for_each(|part| spool.write_all(part)).map_err(in_tmp())
     }
 
-    /// Goes through them, in the order in which they came.
-    pub(crate) fn each(self, cache: &Cache, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let Some(spool) = self.spool else { return Ok(()) };
+    pub(crate) fn reader(self, cache: &Cache) -> Result<PathsReader> {
+        let (left, tmp) = (self.count, cache.tmp());
+        let Some(spool) = self.spool else { return Ok(PathsReader { input: None, left: 0, tmp }) };
         let in_tmp = || at("read a list of paths in", cache.tmp());
         let mut file = spool.into_inner().map_err(|error| in_tmp()(error.into_error()))?;
         file.seek(SeekFrom::Start(0)).map_err(in_tmp())?;
-        let mut input = BufReader::new(file);
-        let mut path = Vec::new();
-        for _ in 0..self.count {
-            let mut length = [0; 4];
-            input.read_exact(&mut length).map_err(in_tmp())?;
-            path.resize(u32::from_le_bytes(length) as usize, 0);
-            input.read_exact(&mut path).map_err(in_tmp())?;
-            take(&path)?;
-        }
-        Ok(())
+        Ok(PathsReader { input: Some(BufReader::new(file)), left, tmp })
     }
 }
 
 /// Something on disk that the snapshot does not have. Whether it is in the way is known when all that could be below it came by.
 struct Extra {
-    path: Vec<u8>,
+    seen: Seen,
     /// A file or link, not an empty directory.
     leaf: bool,
     /// The snapshot that was there last has it as it is.
@@ -105,6 +188,11 @@ struct Merge<'a> {
     examples: BTreeSet<Vec<u8>>,
 }
 
+/// The snapshot that was there last, if the cache has its bytes: what it alone has of a file is otherwise the last copy.
+pub(crate) fn open_base(cache: &Cache, base: &Digest) -> Result<Option<Manifest>> {
+    if cache.has_packs_of(base)? { cache.open_manifest(base) } else { Ok(None) }
+}
+
 /// Compares what is there with a snapshot. Without `force`, [`Error::LocalChanges`] when something would be lost that is in no
 /// snapshot.
 pub(crate) fn plan(
@@ -118,13 +206,13 @@ pub(crate) fn plan(
     let shape = target.shape();
     let replace_root = current.as_ref().is_some_and(|current| current.shape != shape);
     let base = current.as_ref().filter(|_| !force).and_then(|current| current.base);
-    let mut base = base.map(|base| cache.open_manifest(&base)).transpose()?.flatten();
+    let mut base = base.map(|base| open_base(cache, &base)).transpose()?.flatten();
     let base_next = base.as_mut().map(Manifest::next_entry).transpose()?.flatten();
-    let (same, remove, kept) = (Vec::new(), Paths::default(), Vec::new());
+    let (same, remove, replaced, kept) = (Vec::new(), Paths::default(), Paths::default(), Vec::new());
     let mut merge = Merge {
         cache,
         force,
-        plan: Plan { same, remove, kept, replace_root, bytes: 0, learned: None },
+        plan: Plan { same, remove, replaced, force, kept, replace_root, bytes: 0, learned: None },
         base,
         base_next,
         targets: Vec::new(),
@@ -132,12 +220,13 @@ pub(crate) fn plan(
         at_risk: 0,
         examples: BTreeSet::new(),
     };
-    let mut next = || current.as_mut().map(Current::next).transpose().map(Option::flatten);
+    let mut next = || current.as_mut().map(Current::next_seen).transpose().map(Option::flatten);
     if shape == Shape::File && !replace_root {
         merge.one_file(&mut target, next()?)?;
     } else if replace_root {
-        while let Some(there) = next()? {
+        while let Some((there, stat)) = next()? {
             merge.risk(&there)?;
+            merge.plan.remove.push(cache, &Seen::new(&there.path, &there.kind, stat))?;
         }
         while let Some(entry) = target.next_entry()? {
             merge.wanted(&entry, false);
@@ -157,10 +246,11 @@ pub(crate) fn plan(
 
 impl Merge<'_> {
     /// The one entry of a snapshot of one file is the data path, whatever its name was.
-    fn one_file(&mut self, target: &mut Manifest, there: Option<Entry>) -> Result<()> {
+    fn one_file(&mut self, target: &mut Manifest, there: Option<(Entry, Stat)>) -> Result<()> {
         let Some(entry) = target.next_entry()? else { return Ok(()) };
-        let same = there.as_ref().is_some_and(|there| there.kind == entry.kind);
-        if let Some(there) = there.filter(|_| !same) {
+        let same = there.as_ref().is_some_and(|(there, _)| there.kind == entry.kind);
+        if let Some((there, stat)) = there.filter(|_| !same) {
+            self.plan.replaced.push(self.cache, &Seen::new(&entry.path, &there.kind, stat))?;
             let safe = self.base.as_ref().is_some_and(|base| base.shape() == Shape::File)
                 && self.base_next.as_ref().is_some_and(|base| base.kind == there.kind);
             self.count(&there.path, safe);
@@ -170,24 +260,25 @@ impl Merge<'_> {
         target.next_entry().map(drop)
     }
 
-    fn trees(&mut self, target: &mut Manifest, mut next: impl FnMut() -> Result<Option<Entry>>) -> Result<()> {
+    fn trees(&mut self, target: &mut Manifest, mut next: impl FnMut() -> Result<Option<(Entry, Stat)>>) -> Result<()> {
         let (mut wanted, mut there) = (target.next_entry()?, next()?);
         loop {
             let order = match (&wanted, &there) {
                 (None, None) => break,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
-                (Some(wanted), Some(there)) => wanted.path.cmp(&there.path),
+                (Some(wanted), Some((there, _))) => wanted.path.cmp(&there.path),
             };
             let entry = if order == Ordering::Greater { None } else { wanted.take() };
             let found = if order == Ordering::Less { None } else { there.take() };
-            if let Some(path) = entry.as_ref().or(found.as_ref()).map(|entry| entry.path.as_slice()) {
+            let first = entry.as_ref().or(found.as_ref().map(|(found, _)| found));
+            if let Some(path) = first.map(|entry| entry.path.as_slice()) {
                 self.leave(|open| !path.starts_with(open))?;
             }
             match (entry, found) {
-                (Some(entry), Some(found)) => self.both(&entry, &found)?,
+                (Some(entry), Some((found, stat))) => self.both(&entry, &found, stat)?,
                 (Some(entry), None) => self.only_wanted(entry),
-                (None, Some(found)) => self.only_there(found)?,
+                (None, Some((found, stat))) => self.only_there(&found, stat)?,
                 (None, None) => {}
             }
             if order != Ordering::Greater {
@@ -207,13 +298,13 @@ impl Merge<'_> {
         self.plan.same.push(same);
     }
 
-    fn both(&mut self, entry: &Entry, there: &Entry) -> Result<()> {
+    fn both(&mut self, entry: &Entry, there: &Entry, stat: Stat) -> Result<()> {
         let same = there.kind == entry.kind;
         if !same {
             self.risk(there)?;
-            if there.kind == Kind::EmptyDirectory || entry.kind == Kind::EmptyDirectory {
-                self.plan.remove.push(self.cache, &there.path)?;
-            }
+            let folder = there.kind == Kind::EmptyDirectory || entry.kind == Kind::EmptyDirectory;
+            let list = if folder { &mut self.plan.remove } else { &mut self.plan.replaced };
+            list.push(self.cache, &Seen::new(&there.path, &there.kind, stat))?;
         }
         self.wanted(entry, same);
         Ok(())
@@ -221,7 +312,7 @@ impl Merge<'_> {
 
     fn only_wanted(&mut self, entry: Entry) {
         for extra in &mut self.extras {
-            extra.is_folder |= entry.path.get(extra.path.len()) == Some(&b'/');
+            extra.is_folder |= entry.path.get(extra.seen.path.len()) == Some(&b'/');
         }
         self.wanted(&entry, false);
         if entry.kind != Kind::EmptyDirectory {
@@ -229,29 +320,30 @@ impl Merge<'_> {
         }
     }
 
-    fn only_there(&mut self, there: Entry) -> Result<()> {
+    fn only_there(&mut self, there: &Entry, stat: Stat) -> Result<()> {
+        let seen = Seen::new(&there.path, &there.kind, stat);
         if self.targets.iter().any(|target| there.path.get(target.len()) == Some(&b'/')) {
-            self.risk(&there)?;
-            return self.plan.remove.push(self.cache, &there.path);
+            self.risk(there)?;
+            return self.plan.remove.push(self.cache, &seen);
         }
-        let (safe, leaf) = (self.is_safe(&there)?, there.kind != Kind::EmptyDirectory);
-        self.extras.push(Extra { path: there.path, leaf, safe, is_folder: false });
+        let (safe, leaf) = (self.is_safe(there)?, there.kind != Kind::EmptyDirectory);
+        self.extras.push(Extra { seen, leaf, safe, is_folder: false });
         Ok(())
     }
 
     /// What has been passed by is decided: it stays, unless it is in the way or `force` is given.
     fn leave(&mut self, passed: impl Fn(&[u8]) -> bool) -> Result<()> {
         while self.targets.pop_if(|target| passed(target)).is_some() {}
-        while let Some(extra) = self.extras.pop_if(|extra| passed(&extra.path)) {
+        while let Some(extra) = self.extras.pop_if(|extra| passed(&extra.seen.path)) {
             match extra {
                 // An empty directory that gets something in it.
                 Extra { is_folder: true, leaf: false, .. } => {}
                 Extra { is_folder: true, .. } => {
-                    self.count(&extra.path, extra.safe);
-                    self.plan.remove.push(self.cache, &extra.path)?;
+                    self.count(&extra.seen.path, extra.safe);
+                    self.plan.remove.push(self.cache, &extra.seen)?;
                 }
-                _ if self.force => self.plan.remove.push(self.cache, &extra.path)?,
-                _ => self.plan.kept.push(extra.path),
+                _ if self.force => self.plan.remove.push(self.cache, &extra.seen)?,
+                _ => self.plan.kept.push(extra.seen.path),
             }
         }
         Ok(())
@@ -305,35 +397,74 @@ fn can_be_written_in(
     if !tree || plan.same.iter().all(|same| *same) {
         return Ok(());
     }
-    // The data may not be there yet, or be replaced.
-    let Some(folder) = data.ancestors().find(|folder| folder.is_dir()) else { return Ok(()) };
-    let limits = rustix::fs::statvfs(folder).map_err(|error| at("look at the file system of", folder)(error.into()))?;
-    let longest_name = usize::try_from(limits.f_namemax).unwrap_or(usize::MAX);
-    let longest = path::LONGEST.saturating_sub(data.as_os_str().len() + 1);
-    let mut seen = match are_one(folder) {
-        Ok(one) => one.then(Cases::default),
-        // Then only folders below it are written to, or nothing is.
-        Err(Error::File { source, .. }) if source.kind() == ErrorKind::PermissionDenied => None,
-        Err(error) => return Err(error),
-    };
-    if let Some(seen) = &mut seen {
-        plan.kept.iter().for_each(|path| seen.stays(path));
-    }
+    let Some(mut fits) = Fits::new(data, &plan.kept, are_one)? else { return Ok(()) };
     let mut same = plan.same.iter();
     while let Some(entry) = target.next_entry()? {
-        let wanted = !same.next().copied().unwrap_or(false);
-        let long = |why| Error::Path { path: data.join(std::ffi::OsStr::from_bytes(&entry.path)), why };
-        if wanted && entry.path.len() > longest {
-            return Err(long("is longer than a path can be"));
-        }
-        if wanted && entry.path.split(|byte| *byte == b'/').any(|name| name.len() > longest_name) {
-            return Err(long("has a name that is too long for the file system"));
-        }
-        if let Some(collides) = seen.as_mut().and_then(|seen| seen.take(&entry.path)) {
-            return Err(cases::refused(data, collides));
-        }
+        fits.take(&entry.path, !same.next().copied().unwrap_or(false))?;
     }
     Ok(())
+}
+
+/// Whether entries of a tree can get their names below a folder.
+pub(crate) struct Fits<'a> {
+    data: &'a Path,
+    longest: usize,
+    longest_name: usize,
+    seen: Option<Cases>,
+}
+
+impl<'a> Fits<'a> {
+    /// `kept` is what is there besides.
+    pub(crate) fn new(
+        data: &'a Path,
+        kept: &[Vec<u8>],
+        are_one: &dyn Fn(&Path) -> Result<bool>,
+    ) -> Result<Option<Self>> {
+        // The data may not be there yet, or be replaced.
+        let Some(folder) = data.ancestors().find(|folder| folder.is_dir()) else { return Ok(None) };
+        let limits =
+            rustix::fs::statvfs(folder).map_err(|error| at("look at the file system of", folder)(error.into()))?;
+        // It is tried out where a trace of it would never be part of a snapshot.
+        let staging = folder.join(STAGING);
+        let one = if folder == data {
+            let made = std::fs::create_dir_all(&staging).map_err(at("make the directory", &staging));
+            let one = made.and_then(|()| are_one(&staging));
+            let _ = std::fs::remove_dir(&staging);
+            one
+        } else {
+            are_one(folder)
+        };
+        let mut seen = match one {
+            Ok(one) => one.then(Cases::default),
+            // Then only folders below it are written to, or nothing is.
+            Err(Error::File { source, .. }) if source.kind() == ErrorKind::PermissionDenied => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(seen) = &mut seen {
+            kept.iter().for_each(|path| seen.stays(path));
+        }
+        Ok(Some(Self {
+            data,
+            longest: path::LONGEST.saturating_sub(data.as_os_str().len() + 1),
+            longest_name: usize::try_from(limits.f_namemax).unwrap_or(usize::MAX),
+            seen,
+        }))
+    }
+
+    /// Takes the next entry in byte order of path, which is written when it is `wanted` and there already otherwise.
+    pub(crate) fn take(&mut self, path: &[u8], wanted: bool) -> Result<()> {
+        let long = |why| Error::Path { path: self.data.join(std::ffi::OsStr::from_bytes(path)), why };
+        if wanted && path.len() > self.longest {
+            return Err(long("is longer than a path can be"));
+        }
+        if wanted && path.split(|byte| *byte == b'/').any(|name| name.len() > self.longest_name) {
+            return Err(long("has a name that is too long for the file system"));
+        }
+        match self.seen.as_mut().and_then(|seen| seen.take(path)) {
+            Some(collides) => Err(cases::refused(self.data, collides)),
+            None => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -397,18 +528,19 @@ mod tests {
     fn paths_come_back_as_they_were() {
         let (_root, cache, _) = added(&["a"]);
         let mut paths = Paths::default();
-        let all: Vec<Vec<u8>> =
-            (0..1000u32).map(|number| number.to_le_bytes()[..number as usize % 5].to_vec()).collect();
-        for path in &all {
-            paths.push(&cache, path).unwrap();
+        let seen = |number: u32| Seen {
+            path: number.to_le_bytes()[..number as usize % 5].to_vec(),
+            stat: Stat { size: 1, mtime: -2, ctime: i64::from(number), inode: u64::MAX },
+            digest: Digest::of(number.to_le_bytes()),
+        };
+        for number in 0..1000 {
+            paths.push(&cache, &seen(number)).unwrap();
         }
-        let mut back = Vec::new();
-        paths
-            .each(&cache, |path| {
-                back.push(path.to_vec());
-                Ok(())
-            })
-            .unwrap();
-        assert_eq!(back, all);
+        let mut reader = paths.reader(&cache).unwrap();
+        for number in 0..1000 {
+            assert_eq!(reader.next().unwrap(), Some(seen(number)));
+        }
+        assert_eq!(reader.next().unwrap(), None);
+        assert_eq!(Paths::default().reader(&cache).unwrap().next().unwrap(), None);
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     Pointer, Pushed, Repository,
     cache::{OwnLayout, layout_key, manifest_key},
+    checkout,
     error::{Error, Result, at, count},
     fence, ingest,
     remote::{self, Survey, blocking, failed},
@@ -22,14 +23,14 @@ impl Repository {
     pub async fn push(&self, store: &Store, pointer: &Pointer, events: &Events) -> Result<Pushed> {
         let _guard = self.enter(None).await?;
         let digest = pointer.digest;
-        self.recall_damage(store);
+        let recalled = self.recall_damage(store);
         let mut rebuilt = false;
         loop {
-            if let Some(own) = self.own_layout(&digest).await? {
+            if let Some(own) = self.own_layout(store, &digest, events).await? {
                 match self.push_packs(store, &digest, &own, events).await {
                     Err(Error::CachedPack { .. } | Error::NotCached { .. }) if !rebuilt => {}
                     Ok(pushed) => {
-                        self.remember_damage(store, [])?;
+                        self.remember_damage(store, &recalled, [])?;
                         return Ok(pushed);
                     }
                     failed => return failed,
@@ -42,10 +43,27 @@ impl Repository {
         }
     }
 
-    /// The cache's layout of a snapshot whose manifest it also has.
-    async fn own_layout(&self, digest: &Digest) -> Result<Option<OwnLayout>> {
-        let (cache, digest) = (self.cache().clone(), *digest);
-        blocking("open a snapshot", move || Ok(cache.open_manifest(&digest)?.and(cache.copy_layout(&digest)?))).await
+    /// The cache's layout of a snapshot whose manifest it also has. When the store's layout is wrong this one may have come from
+    /// there, so it is taken for what it is only after it led to every byte.
+    async fn own_layout(&self, store: &Store, digest: &Digest, events: &Events) -> Result<Option<OwnLayout>> {
+        let suspect = store.is_damaged(&layout_key(digest));
+        let (cache, digest, events) = (self.cache().clone(), *digest, events.clone());
+        blocking("open a snapshot", move || {
+            if suspect && cache.open(&digest)?.is_some() {
+                let task = events.task(format!("verify snapshot {} in the cache", digest.short()), None, Unit::Bytes);
+                match checkout::verify_cached(&cache, &digest, &task) {
+                    Err(Error::Corrupt { object, why }) if object == layout_key(&digest) => {
+                        let _ = cache.quarantine_layout(&digest, why);
+                        return Ok(None);
+                    }
+                    // What it leads to is missing or damaged, which the push finds as well.
+                    Ok(_) | Err(Error::NotCached { .. } | Error::CachedPack { .. }) => task.finish(""),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(cache.open_manifest(&digest)?.and(cache.copy_layout(&digest)?))
+        })
+        .await
     }
 
     async fn push_packs(&self, store: &Store, digest: &Digest, own: &OwnLayout, events: &Events) -> Result<Pushed> {
@@ -65,6 +83,7 @@ impl Repository {
             }
             // Someone else may have pushed the same snapshot, packed otherwise.
             if survey.has_manifest(digest, manifest)
+                && !store.is_damaged(&layout_key(digest))
                 && let Some(theirs) = remote::remote_packs(store, self.cache(), digest).await?
             {
                 let survey = Survey::take(store, digest, &theirs).await.map_err(&lost)?;
@@ -130,7 +149,7 @@ impl Repository {
         }
         let mut left = copies.iter();
         loop {
-            if let Some(own) = self.own_layout(digest).await? {
+            if let Some(own) = self.own_layout(store, digest, events).await? {
                 match self.push_packs(store, digest, &own, events).await {
                     Ok(pushed) => return Ok(!pushed.already),
                     Err(Error::NotCached { .. } | Error::CachedPack { .. }) => {}
@@ -138,7 +157,7 @@ impl Repository {
                 }
             }
             let Some(copy) = left.next() else { return Ok(false) };
-            if let Err(error) = remote::fetch(copy, self.cache(), digest, events, None).await {
+            if let Err(error) = self.fetch_selected(copy, digest, events, None).await {
                 events.warn(format!("{} cannot help: {error}", copy.describe()));
             }
         }

@@ -9,7 +9,7 @@ use crate::{
     cache::{Cache, layout_key, manifest_key},
     error::{Error, Result, at, count},
     fence::{self, Moment},
-    layout::{LayoutReader, PackInfo, hash_rest},
+    layout::{self, LayoutReader, PackInfo, hash_rest},
     manifest::{self, ManifestReader},
 };
 use domain::{
@@ -257,12 +257,23 @@ pub(crate) async fn copy_layout(store: &Store, digest: &Digest, to: &Path) -> Re
 
 async fn copy_layout_once(store: &Store, digest: &Digest, to: &Path) -> Result<bool> {
     let lost = failed("fetch", digest);
-    let Some((_, mut body)) = store.objects().get(&layout_key(digest), None).await.map_err(&lost)? else {
+    let Some((meta, mut body)) = store.objects().get(&layout_key(digest), None).await.map_err(&lost)? else {
         return Ok(false);
     };
+    let too_large = |size| lost(store::Error::TooLarge { key: layout_key(digest), size, limit: layout::LARGEST });
+    if meta.size > layout::LARGEST {
+        return Err(too_large(meta.size));
+    }
     let mut file = tokio::fs::File::create(to).await.map_err(at("write", to))?;
+    let mut size = 0;
     while let Some(bytes) = body.next().await {
-        file.write_all(&bytes.map_err(&lost)?).await.map_err(at("write", to))?;
+        let bytes = bytes.map_err(&lost)?;
+        size += bytes.len() as u64;
+        // Whatever it said before.
+        if size > layout::LARGEST {
+            return Err(too_large(size));
+        }
+        file.write_all(&bytes).await.map_err(at("write", to))?;
     }
     file.flush().await.map_err(at("write", to))?;
     Ok(true)

@@ -6,6 +6,7 @@ use crate::{
     error::{Error, Result, at, count},
     fence, ingest,
     manifest::{self, Diff, Manifest, ManifestWriter, Shape},
+    path,
     pointer::{Pointer, write_text},
     remote::{self, blocking},
     scan,
@@ -202,10 +203,8 @@ impl Repository {
         let pointer = self.pointer(pointer)?;
         let data = self.data(&pointer.data())?;
         let _guard = self.cache.enter(None)?;
-        let packs = self.cache.packs_of(&pointer.digest)?;
         let manifest = self.cache.open_manifest(&pointer.digest)?;
-        let cached =
-            manifest.is_some() && packs.is_some_and(|packs| packs.iter().all(|pack| self.cache.has_pack(pack)));
+        let cached = manifest.is_some() && self.cache.has_packs_of(&pointer.digest)?;
         let task = events.task(format!("status {}", data.relative.display()), None, Unit::Bytes);
         let Some(mut current) = scan::current(&self.cache, &data.name, &data.full, true, Some(&task))? else {
             task.finish("missing");
@@ -238,24 +237,64 @@ impl Repository {
     /// Brings a snapshot of the store into the cache, verified.
     pub async fn fetch(&self, store: &Store, digest: &Digest, events: &Events) -> Result<()> {
         let _guard = self.enter(None).await?;
-        let fetched = remote::fetch(store, &self.cache, digest, events, None).await;
+        self.fetch_selected(store, digest, events, None).await
+    }
+
+    /// The same for some of its packs. What is damaged there is noted.
+    pub(crate) async fn fetch_selected(
+        &self,
+        store: &Store,
+        digest: &Digest,
+        events: &Events,
+        select: Option<remote::Select<'_>>,
+    ) -> Result<()> {
+        let recalled = self.recall_damage(store);
+        let fetched = remote::fetch(store, &self.cache, digest, events, select).await;
+        let mut keys = vec![manifest_key(digest), layout_key(digest)];
         if let Err(Error::Store { source, .. }) = &fetched
             && let store::Error::Corrupt { key, .. } | store::Error::Damaged { key, .. } = &**source
         {
-            self.remember_damage(store, [key.clone()])?;
+            keys.push(key.clone());
         }
-        fetched
+        let noted = self.remember_damage(store, &recalled, keys);
+        fetched.and(noted)
     }
 
-    /// [`Repository::fetch`] of what is missing, then [`Repository::checkout`]. Packs that turn out to be damaged in the
-    /// cache are fetched again, once each.
+    /// Whether a checkout that found damage in the cache is to be tried once more after a fetch: what was damaged was put in
+    /// quarantine. A layout that is wrong again came from the store just now, so it is wrong there, which is noted.
+    pub(crate) fn try_again(
+        &self,
+        store: &Store,
+        digest: &Digest,
+        error: &Error,
+        again: &mut HashSet<String>,
+    ) -> Result<bool> {
+        match error {
+            Error::CachedPack { pack, .. } => Ok(again.insert(Store::key(store::Family::Pack, pack))),
+            Error::Corrupt { object, .. } if *object == layout_key(digest) => {
+                // It may be wrong in a way that shows without any pack.
+                let _ = self.cache.quarantine_layout(digest, String::new());
+                if again.insert(object.clone()) {
+                    return Ok(true);
+                }
+                let recalled = self.recall_damage(store);
+                store.found_damaged(object);
+                self.remember_damage(store, &recalled, [object.clone()])?;
+                Ok(false)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// [`Repository::fetch`] of what is missing, then [`Repository::checkout`]. Packs and the layout that turn out to be damaged
+    /// in the cache are fetched again, once each.
     pub async fn pull(&self, store: &Store, pointer: &Pointer, force: bool, events: &Events) -> Result<Checkout> {
         let mut again = HashSet::new();
         loop {
             self.fetch(store, &pointer.digest, events).await?;
             let (this, owned, sink) = (self.clone(), pointer.clone(), events.clone());
             match blocking("check out data", move || this.checkout(&owned, force, &sink)).await {
-                Err(Error::CachedPack { pack, .. }) if again.insert(pack) => {}
+                Err(error) if self.try_again(store, &pointer.digest, &error, &mut again)? => {}
                 other => return other,
             }
         }
@@ -283,7 +322,7 @@ impl Repository {
             let (this, digest_, to, sink) = (self.clone(), *digest, to.to_owned(), events.clone());
             let restored = blocking("restore data", move || this.restore_cached(&digest_, &to, &sink)).await;
             match restored {
-                Err(Error::CachedPack { pack, .. }) if again.insert(pack) => {}
+                Err(error) if self.try_again(store, digest, &error, &mut again)? => {}
                 other => return other,
             }
         }
@@ -293,10 +332,16 @@ impl Repository {
         // What is there is exchanged under its own name, whatever way leads to it.
         let real = if to.exists() { std::fs::canonicalize(to) } else { std::path::absolute(to) };
         let to = real.map_err(at("resolve", to))?;
+        if path::leads_into_git(&to) {
+            return Err(Error::Path { path: to, why: "lies in a .git folder" });
+        }
         let name = Cache::data_name(&to);
         // Alone with this folder, so what is beside it is of nobody who lives.
         let _guard = self.cache.enter(Some(&name))?;
         let Some(parent) = to.parent() else { return self.restore_in(digest, &to, events) };
+        // The folders in which a new name comes to be: that of the data and those of folders above it that are not there yet.
+        let mut made: Vec<&Path> = parent.ancestors().take_while(|folder| !folder.exists()).collect();
+        made.push(made.last().map_or(parent, |last| last.parent().unwrap_or(last)));
         std::fs::create_dir_all(parent).map_err(at("make the directory", parent))?;
         let beside = parent.join(format!(".sealift-restore-{}", &name[..16]));
         match std::fs::remove_dir_all(&beside) {
@@ -324,7 +369,9 @@ impl Repository {
                     _ => return Err(at("rename what was restored to", &to)(error)),
                 },
             }
-            std::fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(at("write", parent))?;
+            for folder in &made {
+                std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(at("write", folder))?;
+            }
             Ok(done)
         });
         if beside.exists() {
@@ -496,6 +543,9 @@ impl Repository {
             return Err(outside());
         }
         let full = self.root.join(&relative);
+        if path::leads_into_git(&relative) {
+            return Err(Error::Path { path: full, why: "lies in a .git folder" });
+        }
         self.stays_inside(&relative, &full)?;
         let plain = |path: &Path| std::path::absolute(path).map_err(at("resolve", path));
         let (cache, there) = (plain(&self.root.join(self.cache.dir()))?, plain(&full)?);
@@ -521,6 +571,9 @@ impl Repository {
             if !target.starts_with(&root) {
                 let why = "is below a symbolic link that leads out of the repository";
                 return Err(Error::Path { path: full.to_owned(), why });
+            }
+            if target.strip_prefix(&root).is_ok_and(path::leads_into_git) {
+                return Err(Error::Path { path: full.to_owned(), why: "is below a symbolic link into a .git folder" });
             }
             if std::fs::canonicalize(self.root.join(self.cache.dir())).is_ok_and(|cache| target.starts_with(cache)) {
                 return Err(Error::Path { path: full.to_owned(), why: "is below a symbolic link into the cache" });

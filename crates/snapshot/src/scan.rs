@@ -61,7 +61,7 @@ pub(crate) struct Found {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum What {
     File { executable: bool, stat: Stat },
-    Symlink { target: Vec<u8> },
+    Symlink { target: Vec<u8>, stat: Stat },
     EmptyDirectory,
 }
 
@@ -194,7 +194,7 @@ fn classify(path: &Path, stat: &rustix::fs::Stat) -> Result<What> {
         }
         FileType::Symlink => {
             let target = std::fs::read_link(path).map_err(at("read the link", path))?;
-            return Ok(What::Symlink { target: target.into_os_string().into_vec() });
+            return Ok(What::Symlink { target: target.into_os_string().into_vec(), stat: Stat::raw(stat) });
         }
         FileType::Fifo => "fifo",
         FileType::Socket => "socket",
@@ -589,7 +589,7 @@ pub(crate) struct Current<'a> {
     task: Option<&'a Task>,
     stamp: i64,
     hashed: usize,
-    ready: VecDeque<Entry>,
+    ready: VecDeque<(Entry, Stat)>,
 }
 
 /// What a comparison learned.
@@ -612,7 +612,7 @@ pub(crate) fn current<'a>(
     trust: bool,
     task: Option<&'a Task>,
 ) -> Result<Option<Current<'a>>> {
-    let stamp = cache.stamp()?;
+    let stamp = cache.stamp(data)?;
     let Some(scan) = scan(data)? else { return Ok(None) };
     let old = StatReader::open(cache, name);
     Ok(Some(Current {
@@ -635,6 +635,11 @@ pub(crate) fn current<'a>(
 impl Current<'_> {
     /// The next entry.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
+        Ok(self.next_seen()?.map(|(entry, _)| entry))
+    }
+
+    /// The next entry, and the stat of a file or link from before it was read.
+    pub(crate) fn next_seen(&mut self) -> Result<Option<(Entry, Stat)>> {
         if self.ready.is_empty() {
             self.look()?;
         }
@@ -676,18 +681,18 @@ impl Current<'_> {
             })?;
         }
         for (Found { path, what }, digest) in batch {
-            let kind = match (what, digest) {
+            let (kind, stat) = match (what, digest) {
                 (What::File { executable, stat }, Some(digest)) => {
                     self.index.push(&path, &stat, &digest)?;
                     self.files += 1;
                     self.bytes += stat.size;
-                    Kind::File { executable, size: stat.size, digest }
+                    (Kind::File { executable, size: stat.size, digest }, stat)
                 }
                 (What::File { .. }, None) => return Err(Error::Worker { what: "hash a file" }),
-                (What::Symlink { target }, _) => Kind::Symlink { target },
-                (What::EmptyDirectory, _) => Kind::EmptyDirectory,
+                (What::Symlink { target, stat }, _) => (Kind::Symlink { target }, stat),
+                (What::EmptyDirectory, _) => (Kind::EmptyDirectory, Stat::default()),
             };
-            self.ready.push_back(Entry { path, kind });
+            self.ready.push_back((Entry { path, kind }, stat));
         }
         Ok(())
     }

@@ -57,6 +57,25 @@ impl Stat {
         }
     }
 
+    /// Length of [`Stat::to_bytes`].
+    pub(crate) const BYTES: usize = 32;
+
+    pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
+        let numbers = [self.size, self.mtime.cast_unsigned(), self.ctime.cast_unsigned(), self.inode];
+        let mut bytes = [0; Self::BYTES];
+        for (place, number) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
+            *place = number.to_le_bytes();
+        }
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let mut numbers = bytes.as_chunks::<8>().0.iter().map(|number| u64::from_le_bytes(*number));
+        let mut number = || numbers.next().unwrap_or_default();
+        let (size, mtime, ctime, inode) = (number(), number(), number(), number());
+        Self { size, mtime: mtime.cast_signed(), ctime: ctime.cast_signed(), inode }
+    }
+
     /// Whether a change after `stamp` would show.
     fn older_than(&self, stamp: i64) -> bool {
         self.mtime < stamp && self.ctime < stamp
@@ -171,15 +190,8 @@ fn record(input: &mut BufReader<Take<File>>) -> Option<Known> {
     let mut path = vec![0; length];
     input.read_exact(&mut path).ok()?;
     let fixed: [u8; 64] = array(input)?;
-    let (numbers, digest) = fixed.split_at(32);
-    let mut numbers = numbers.as_chunks::<8>().0.iter();
-    let mut number = || numbers.next().copied().unwrap_or_default();
-    let stat = Stat {
-        size: u64::from_le_bytes(number()),
-        mtime: i64::from_le_bytes(number()),
-        ctime: i64::from_le_bytes(number()),
-        inode: u64::from_le_bytes(number()),
-    };
+    let (stat, digest) = fixed.split_first_chunk()?;
+    let stat = Stat::from_bytes(stat);
     Some(Known { path, stat, digest: Digest::from_bytes(digest.try_into().ok()?) })
 }
 
@@ -208,10 +220,7 @@ impl StatWriter {
     pub(crate) fn push(&mut self, path: &[u8], stat: &Stat, digest: &Digest) -> Result<()> {
         self.record.extend_from_slice(&(path.len() as u32).to_le_bytes());
         self.record.extend_from_slice(path);
-        self.record.extend_from_slice(&stat.size.to_le_bytes());
-        self.record.extend_from_slice(&stat.mtime.to_le_bytes());
-        self.record.extend_from_slice(&stat.ctime.to_le_bytes());
-        self.record.extend_from_slice(&stat.inode.to_le_bytes());
+        self.record.extend_from_slice(&stat.to_bytes());
         self.record.extend_from_slice(digest.as_bytes());
         // Hashing in larger pieces than one record is what makes it cheap.
         if self.record.len() < 16 << 10 { Ok(()) } else { self.emit() }

@@ -60,7 +60,6 @@ impl Repository {
         events: &Events,
     ) -> Result<Verified> {
         let _guard = self.enter(None).await?;
-        self.recall_damage(store);
         let found = self.verify_stored(store, digest, events).await;
         let damage = match &found {
             Err(error) if error.class() == Class::Integrity => error.to_string(),
@@ -80,6 +79,7 @@ impl Repository {
     }
 
     async fn verify_stored(&self, store: &Store, digest: &Digest, events: &Events) -> Result<Verified> {
+        let recalled = self.recall_damage(store);
         let tmp = self.cache().tmp();
         let folder = tempfile::Builder::new().prefix("verify-").tempdir_in(&tmp).map_err(at("write in", &tmp))?;
         let scratch = Cache::new(folder.path().to_owned());
@@ -89,26 +89,48 @@ impl Repository {
         if let Ok(Some(packs)) = scratch.packs_of(digest) {
             keys.extend(packs.iter().map(|pack| Store::key(Family::Pack, &pack.digest)));
         }
-        self.remember_damage(store, keys)?;
-        verified
+        if verified.is_ok() {
+            // A layout is proven by what it leads to, and by nothing else.
+            store.mended(&layout_key(digest));
+        }
+        let noted = self.remember_damage(store, &recalled, keys);
+        verified.and_then(|verified| noted.map(|()| verified))
     }
 
     fn damage_file(&self, store: &Store) -> PathBuf {
         self.cache().dir().join("damaged").join(&Digest::of(store.describe()).hex()[..16])
     }
 
-    /// Tells the store value what an earlier process found damaged.
-    pub(crate) fn recall_damage(&self, store: &Store) {
+    fn noted_damage(&self, store: &Store) -> BTreeSet<String> {
         let noted = std::fs::read_to_string(self.damage_file(store)).unwrap_or_default();
-        noted.lines().for_each(|key| store.found_damaged(key));
+        noted.lines().map(str::to_owned).collect()
     }
 
-    /// Notes which of these, and of those noted before, are damaged now.
-    pub(crate) fn remember_damage(&self, store: &Store, keys: impl IntoIterator<Item = String>) -> Result<()> {
+    /// Tells the store value what an earlier process found damaged; what that is.
+    pub(crate) fn recall_damage(&self, store: &Store) -> BTreeSet<String> {
+        let noted = self.noted_damage(store);
+        noted.iter().for_each(|key| store.found_damaged(key));
+        noted
+    }
+
+    /// Notes which of these are damaged now, and forgets what of `recalled` is not any more. What others noted meanwhile stays:
+    /// this store value knows nothing of it.
+    pub(crate) fn remember_damage(
+        &self,
+        store: &Store,
+        recalled: &BTreeSet<String>,
+        keys: impl IntoIterator<Item = String>,
+    ) -> Result<()> {
         let path = self.damage_file(store);
-        let noted = std::fs::read_to_string(&path).unwrap_or_default();
-        let mut damaged: BTreeSet<String> = noted.lines().map(str::to_owned).chain(keys).collect();
-        damaged.retain(|key| store.is_damaged(key));
+        let new: BTreeSet<String> = keys.into_iter().filter(|key| store.is_damaged(key)).collect();
+        let healed: BTreeSet<&String> = recalled.iter().filter(|key| !store.is_damaged(key)).collect();
+        if healed.is_empty() && new.is_subset(&self.noted_damage(store)) {
+            return Ok(());
+        }
+        let _alone = self.cache().enter(Some("damaged"))?;
+        let mut damaged = self.noted_damage(store);
+        damaged.retain(|key| !healed.contains(key));
+        damaged.extend(new);
         if damaged.is_empty() {
             return match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at("remove", path)(error)),
@@ -149,6 +171,7 @@ async fn verify(store: &Store, scratch: &Cache, digest: &Digest, events: &Events
         task: task.clone(),
         stopped,
         problems: BTreeSet::new(),
+        wrong_layout: false,
     };
     let (cache, snapshot) = (scratch.clone(), *digest);
     let (files, bytes) = blocking("verify a snapshot", move || window.run(&cache, &snapshot)).await?;
@@ -188,6 +211,8 @@ struct Window {
     task: Arc<Task>,
     stopped: Arc<AtomicBool>,
     problems: BTreeSet<String>,
+    /// Whether whole packs say that the layout is wrong.
+    wrong_layout: bool,
 }
 
 impl Drop for Window {
@@ -238,6 +263,9 @@ impl Window {
         while let Some(number) = self.slots.iter().find(|(_, slot)| matches!(slot, Slot::Coming(_))).map(|(n, _)| *n) {
             self.file(number)?;
         }
+        if self.wrong_layout {
+            self.store.found_damaged(&layout_key(digest));
+        }
         if !self.problems.is_empty() {
             return Err(Error::Damaged {
                 snapshot: *digest,
@@ -268,13 +296,13 @@ impl Window {
             let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
             rest = later;
             let files = self.files(now.iter().flat_map(|(_, chunks)| chunks))?;
-            let packs = &self.packs;
+            let (packs, layout) = (&self.packs, layout_key(&self.snapshot));
             let problems: Vec<String> = now
                 .par_iter()
                 .filter_map(|(entry, chunks)| {
                     let mut hasher = Sha256::new();
                     for chunk in chunks {
-                        match read(&files, packs, chunk) {
+                        match read(&files, &layout, packs, chunk) {
                             Some(Ok(bytes)) => hasher.update(&bytes),
                             Some(Err(problem)) => return Some(problem),
                             // The pack was named already.
@@ -284,6 +312,7 @@ impl Window {
                     self.differs(entry, hasher)
                 })
                 .collect();
+            self.wrong_layout |= !problems.is_empty();
             self.problems.extend(problems);
         }
         Ok(())
@@ -291,6 +320,7 @@ impl Window {
 
     fn large(&mut self, entry: &Entry, next: &mut dyn FnMut() -> Result<Option<Chunk>>) -> Result<()> {
         let mut hasher = Some(Sha256::new());
+        let layout = layout_key(&self.snapshot);
         loop {
             let mut group = Vec::with_capacity(GROUP);
             while group.len() < GROUP
@@ -302,12 +332,13 @@ impl Window {
                 break;
             }
             let files = self.files(group.iter())?;
-            let chunks: Vec<_> = group.par_iter().map(|chunk| read(&files, &self.packs, chunk)).collect();
+            let chunks: Vec<_> = group.par_iter().map(|chunk| read(&files, &layout, &self.packs, chunk)).collect();
             for chunk in chunks {
                 match (chunk, &mut hasher) {
                     (Some(Ok(bytes)), Some(hasher)) => hasher.update(&bytes),
                     (Some(Ok(_)), None) => {}
                     (Some(Err(problem)), _) => {
+                        self.wrong_layout = true;
                         self.problems.insert(problem);
                         hasher = None;
                     }
@@ -316,6 +347,7 @@ impl Window {
             }
         }
         let problem = hasher.and_then(|hasher| self.differs(entry, hasher));
+        self.wrong_layout |= problem.is_some();
         self.problems.extend(problem);
         Ok(())
     }
@@ -361,7 +393,11 @@ impl Window {
                 return Ok(Some(file));
             }
             Err(Error::Store { source, .. }) if remote::is_damage(&source) => source.to_string(),
-            Err(error @ Error::Corrupt { .. }) => error.to_string(),
+            // Its bytes have its digest, and another number than the layout says.
+            Err(error @ Error::Corrupt { .. }) => {
+                self.wrong_layout = true;
+                error.to_string()
+            }
             Err(error) => return Err(error),
         };
         self.problems.insert(problem);
@@ -389,12 +425,18 @@ impl Window {
     }
 }
 
-/// A chunk, verified; why not, if it is not what the layout says; `None` when its pack is damaged.
-fn read(files: &Files, packs: &[PackInfo], chunk: &Chunk) -> Option<std::result::Result<Vec<u8>, String>> {
+/// A chunk, verified; why not, if it is not what the layout says, which is then wrong, for the pack has its digest; `None` when
+/// the pack has not.
+fn read(
+    files: &Files,
+    layout: &str,
+    packs: &[PackInfo],
+    chunk: &Chunk,
+) -> Option<std::result::Result<Vec<u8>, String>> {
     let file = files.get(&chunk.pack)?.as_ref()?;
     let mut payload = vec![0; chunk.stored as usize];
     let read = file.read_exact_at(&mut payload, chunk.offset).map_err(|error| error.to_string());
     let chunk_of = read.and_then(|()| pack::unpack(payload, chunk.length, &chunk.digest));
     let key = || Store::key(Family::Pack, &packs[chunk.pack as usize].digest);
-    Some(chunk_of.map_err(|why| format!("{}: {why}", key())))
+    Some(chunk_of.map_err(|why| format!("{layout}: it says something else of {} than is in it: {why}", key())))
 }

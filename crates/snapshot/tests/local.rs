@@ -395,3 +395,33 @@ fn a_link_out_of_the_repository_on_the_way_to_the_data_is_refused() {
     f.repository.checkout(&through, false, &f.events).unwrap();
     assert_eq!(digest_of_tree(&f.path("inside/raw")), through.digest);
 }
+
+#[test]
+fn a_pointer_that_leads_into_git_is_refused_and_installs_no_hook() {
+    let f = Fixture::new();
+    f.write("data/raw/hooks/pre-commit", "#!/bin/sh\n");
+    fs::set_permissions(f.path("data/raw/hooks/pre-commit"), fs::Permissions::from_mode(0o755)).unwrap();
+    let pointer = f.add("data/raw").pointer;
+    f.write(".git/HEAD", "ref: refs/heads/main\n");
+    std::os::unix::fs::symlink(".git", f.path("link")).unwrap();
+    for (path, force) in
+        [".git", ".GIT", ".git/modules/x", "sub/.Git", "link/hooks"].iter().zip([true, false].iter().cycle())
+    {
+        let hostile = Pointer { path: path.into(), at: f.path("raw.snapshot.toml"), ..pointer.clone() };
+        for done in [
+            f.repository.checkout(&hostile, *force, &f.events).map(drop),
+            f.repository.verify_local(&hostile, &f.events).map(drop),
+            f.repository.add(Path::new(path), &f.events).map(drop),
+        ] {
+            let error = done.unwrap_err();
+            assert!(
+                matches!(error, Error::Path { .. }) && error.to_string().contains("a .git folder"),
+                "{path}: {error}"
+            );
+            assert_eq!(error.class(), Class::BadInput);
+        }
+    }
+    let there: Vec<_> = walk(&f.path(".git"));
+    assert_eq!(there, [f.path(".git/HEAD")]);
+    assert!(!f.path("sub").exists() && !f.path("raw").exists());
+}

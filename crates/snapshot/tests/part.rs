@@ -192,6 +192,28 @@ async fn a_snapshot_of_one_file_has_that_file_as_its_only_part() {
     assert_eq!(fs::read_to_string(there.path("data/one.csv")).unwrap(), "1,2");
 }
 
+#[tokio::test]
+async fn nothing_is_fetched_into_a_git_folder() {
+    let world = world().await;
+    let there = Fixture::new();
+    fs::create_dir_all(there.path(".git")).unwrap();
+    let hostile = Pointer { path: ".git".into(), at: there.path("raw.snapshot.toml"), ..world.pointer.clone() };
+    let parts = ["run.sh".to_owned()];
+    let errors = [
+        there.repository.pull_part(&world.store, &hostile, &parts, true, &there.events).await.unwrap_err(),
+        there.repository.pull(&world.store, &hostile, true, &there.events).await.unwrap_err(),
+        there
+            .repository
+            .restore(&world.store, &hostile.digest, &there.path(".git/hooks"), &there.events)
+            .await
+            .unwrap_err(),
+    ];
+    for error in errors {
+        assert!(error.to_string().ends_with("lies in a .git folder"), "{error}");
+    }
+    assert!(walk(&there.path(".git")).is_empty());
+}
+
 fn keys(plan: &Plan) -> Vec<&str> {
     plan.remove.iter().map(|object| object.key.as_str()).collect()
 }
