@@ -82,6 +82,14 @@ pub(super) fn owner() -> Owner {
     Owner { display_name: Some(OWNER.to_owned()), id: Some(OWNER.to_owned()) }
 }
 
+/// Refuses to know of versions: every object is its own only one.
+pub(super) fn is_only_version(version: Option<&str>) -> S3Result<()> {
+    match version {
+        None | Some("" | "null") => Ok(()),
+        Some(_) => Err(s3_error!(InvalidArgument, "Invalid version id specified")),
+    }
+}
+
 /// The description of a new object, from the headers of the request that makes it.
 pub(super) fn describe(headers: &HeaderMap, user: Option<Metadata>) -> Record {
     let kept = KEPT.iter().filter_map(|name| {

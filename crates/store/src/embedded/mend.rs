@@ -139,9 +139,11 @@ impl S3Route for Mender {
 mod tests {
     use super::*;
 
+    type Fields = &'static [(&'static str, &'static str)];
+
     #[test]
     fn only_what_s3_overlooks_is_mended() {
-        let cases: [(Method, &[(&str, &str)], &[(&str, &str)]); 8] = [
+        let cases: [(Method, Fields, Fields); 8] = [
             (Method::GET, &[("range", "bytes=0-1")], &[("range", "bytes=0-1")]),
             (Method::GET, &[("range", "bytes=0-1,3-4"), ("host", "a")], &[("host", "a")]),
             (Method::HEAD, &[("range", "lines=1")], &[]),

@@ -7,7 +7,8 @@
 use super::{
     answers::{
         Found, ReadConditions, Wanted, answer, body, conditions_of, describe, encoded, etag, expires, from_token,
-        is_url, limit, owner, part_number, parts_of, signed, source_of, source_range, split, summed, timestamp, token,
+        is_only_version, is_url, limit, owner, part_number, parts_of, signed, source_of, source_range, split, summed,
+        timestamp, token,
     },
     blocking,
     checksums::{self, Kind},
@@ -108,14 +109,6 @@ impl Server {
 /// What came behind the body, also of a request that was mended on its way.
 fn trailers(trailers: Option<TrailingHeaders>, extensions: &http::Extensions) -> Option<TrailingHeaders> {
     trailers.or_else(|| extensions.get().cloned())
-}
-
-/// Refuses to know of versions: every object is its own only one.
-fn is_only_version(version: Option<&str>) -> S3Result<()> {
-    match version {
-        None | Some("" | "null") => Ok(()),
-        Some(_) => Err(s3_error!(InvalidArgument, "Invalid version id specified")),
-    }
 }
 
 /// Removes one of many keys.
