@@ -393,7 +393,7 @@ fn a_file_that_changes_while_it_is_hashed_is_refused() {
         stop.store(true, Ordering::SeqCst);
         run
     });
-    refused(&run, 65).says(&["growing.bin", "changed while it was being read"]).then("sealift data add");
+    refused(&run, 65).says(&["growing.bin", "changed while it was being read"]).then("when nobody writes to");
     assert_eq!(fs::read(project.root().join("data/raw.snapshot.toml")).unwrap(), pointer, "a pointer was written");
     project.run(["data", "add"]).ok();
 }
