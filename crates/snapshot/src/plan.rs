@@ -429,7 +429,8 @@ impl<'a> Fits<'a> {
         let one = if folder == data {
             let made = std::fs::create_dir_all(&staging).map_err(at("make the directory", &staging));
             let one = made.and_then(|()| are_one(&staging));
-            let _ = std::fs::remove_dir(&staging);
+            // With what a killed one left in it; the lock of the data path is ours.
+            let _ = std::fs::remove_dir_all(&staging);
             one
         } else {
             are_one(folder)

@@ -425,3 +425,16 @@ fn a_pointer_that_leads_into_git_is_refused_and_installs_no_hook() {
     assert_eq!(there, [f.path(".git/HEAD")]);
     assert!(!f.path("sub").exists() && !f.path("raw").exists());
 }
+
+#[test]
+fn what_a_killed_checkout_tried_out_is_gone_after_the_next() {
+    let f = Fixture::new();
+    f.write("data/raw/a.csv", "one");
+    let first = f.add("data/raw").pointer;
+    f.write("data/raw/a.csv", "two");
+    f.add("data/raw");
+    f.write("data/raw/.sealift-tmp/.sealift-Case-0123", "");
+    assert_eq!(f.state("data/raw.snapshot.toml"), State::Clean, "it is no part of the data");
+    f.repository.checkout(&first, false, &f.events).unwrap();
+    assert!(!f.path("data/raw/.sealift-tmp").exists());
+}
