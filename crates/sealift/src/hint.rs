@@ -101,7 +101,10 @@ fn from_cause(cause: &Cause) -> Option<String> {
                 "the same command with a path inside the data   (or all of it, without --path)".to_owned()
             }
             SnapshotError::NotCached { .. } => "sealift data pull".to_owned(),
-            SnapshotError::CachedPack { .. } => "sealift data pull".to_owned(),
+            SnapshotError::CachedPack { .. } | SnapshotError::CachedLayout { .. } => "sealift data pull".to_owned(),
+            SnapshotError::Damaged { cached: true, .. } => {
+                "sealift data pull   (or, when no store has it, on a host that has the data: sealift data add)".to_owned()
+            }
             SnapshotError::Damaged { .. } | SnapshotError::Corrupt { .. } => {
                 "sealift data push, on a host that has the data".to_owned()
             }

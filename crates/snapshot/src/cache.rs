@@ -249,7 +249,7 @@ impl Cache {
         let folder = self.dir.join("quarantine");
         let _ = std::fs::create_dir_all(&folder);
         let _ = std::fs::rename(self.layout(snapshot), folder.join(format!("layout-{}", snapshot.hex())));
-        Error::Corrupt { object: layout_key(snapshot), why }
+        Error::CachedLayout { snapshot: *snapshot, why }
     }
 }
 

@@ -77,6 +77,14 @@ pub enum Error {
         /// In which way.
         why: String,
     },
+    /// A layout in the local cache is wrong, as whole packs prove; it was moved to the cache's `quarantine` folder.
+    #[error("{} is corrupt in the cache: {why}", crate::layout_key(snapshot))]
+    CachedLayout {
+        /// Of which snapshot.
+        snapshot: Digest,
+        /// In which way.
+        why: String,
+    },
     /// Something is needed from the cache and is not there.
     #[error("{object} of snapshot {} is not in the cache", snapshot.short())]
     NotCached {
@@ -116,6 +124,8 @@ pub enum Error {
         snapshot: Digest,
         /// Every problem, each naming its object or file.
         problems: Vec<String>,
+        /// Whether it is the cache's copy; otherwise it is a store's.
+        cached: bool,
     },
     /// The store failed.
     #[error("cannot {action} snapshot {}", snapshot.short())]
@@ -228,6 +238,7 @@ impl Error {
             Self::Manifest { .. }
             | Self::Corrupt { .. }
             | Self::CachedPack { .. }
+            | Self::CachedLayout { .. }
             | Self::DvcDamaged { .. }
             | Self::Damaged { .. }
             | Self::Unsure { .. } => Class::Integrity,

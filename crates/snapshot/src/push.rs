@@ -52,6 +52,7 @@ impl Repository {
             if suspect && cache.open(&digest)?.is_some() {
                 let task = events.task(format!("verify snapshot {} in the cache", digest.short()), None, Unit::Bytes);
                 match checkout::verify_cached(&cache, &digest, &task) {
+                    Err(Error::CachedLayout { .. }) => return Ok(None),
                     Err(Error::Corrupt { object, why }) if object == layout_key(&digest) => {
                         let _ = cache.quarantine_layout(&digest, why);
                         return Ok(None);

@@ -271,16 +271,17 @@ impl Repository {
     ) -> Result<bool> {
         match error {
             Error::CachedPack { pack, .. } => Ok(again.insert(Store::key(store::Family::Pack, pack))),
-            Error::Corrupt { object, .. } if *object == layout_key(digest) => {
+            Error::CachedLayout { why, .. } | Error::Corrupt { why, .. } if is_of_layout(error, digest) => {
+                let object = layout_key(digest);
                 // It may be wrong in a way that shows without any pack.
                 let _ = self.cache.quarantine_layout(digest, String::new());
                 if again.insert(object.clone()) {
                     return Ok(true);
                 }
                 let recalled = self.recall_damage(store);
-                store.found_damaged(object);
+                store.found_damaged(&object);
                 self.remember_damage(store, &recalled, [object.clone()])?;
-                Ok(false)
+                Err(Error::Corrupt { object, why: why.clone() })
             }
             _ => Ok(false),
         }
@@ -425,7 +426,7 @@ impl Repository {
         }
         let in_cache = self.verify_cache(&digest, &task, &mut verified.packs, &mut problems)?;
         if !problems.is_empty() {
-            return Err(Error::Damaged { snapshot: digest, problems });
+            return Err(Error::Damaged { snapshot: digest, problems, cached: true });
         }
         if lost.is_some() {
             let (files, bytes) = in_cache.map_err(|object| Error::NotCached { object, snapshot: digest })?;
@@ -603,6 +604,14 @@ impl Repository {
         }
         let gap = if old.is_empty() || old.ends_with('\n') { "" } else { "\n" };
         write_text(&file, &format!("{old}{gap}{line}\n")).map(drop)
+    }
+}
+
+fn is_of_layout(error: &Error, digest: &Digest) -> bool {
+    match error {
+        Error::CachedLayout { snapshot, .. } => snapshot == digest,
+        Error::Corrupt { object, .. } => *object == layout_key(digest),
+        _ => false,
     }
 }
 

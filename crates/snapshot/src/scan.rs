@@ -43,6 +43,8 @@ use tempfile::NamedTempFile;
 pub(crate) const STAGING: &str = ".sealift-tmp";
 /// Entries that the walk hands over at once, and how many times that it may be ahead.
 const AHEAD: (usize, usize) = (256, 128);
+/// Bytes of paths and targets that it hands over at once: few entries when they are long.
+const AHEAD_BYTES: usize = 128 << 10;
 /// Open folders of one walk; those further up are opened again when it comes back to them.
 const OPEN_FOLDERS: usize = 48;
 /// Entries that are compared and hashed at once.
@@ -282,12 +284,17 @@ impl Walk {
 
     fn run(mut self, sender: &SyncSender<Ahead>, seen: &AtomicU64) -> Result<Colliding> {
         let mut batch = Vec::with_capacity(AHEAD.0);
+        let mut bytes = 0;
         while let Some(found) = self.next()? {
-            if let What::File { stat, .. } = &found.what {
-                seen.fetch_add(stat.size, Order::Relaxed);
+            bytes += found.path.len();
+            match &found.what {
+                What::File { stat, .. } => drop(seen.fetch_add(stat.size, Order::Relaxed)),
+                What::Symlink { target, .. } => bytes += target.len(),
+                What::EmptyDirectory => {}
             }
             batch.push(found);
-            if batch.len() == AHEAD.0 {
+            if batch.len() == AHEAD.0 || bytes >= AHEAD_BYTES {
+                bytes = 0;
                 let full = std::mem::replace(&mut batch, Vec::with_capacity(AHEAD.0));
                 if sender.send(Ahead::Batch(full)).is_err() {
                     // Nobody listens any more.

@@ -149,7 +149,7 @@ async fn verify(store: &Store, scratch: &Cache, digest: &Digest, events: &Events
     let packs = match remote::fetch_description(store, scratch, digest).await {
         Ok(packs) => packs,
         Err(Error::Store { source, .. }) if remote::is_damage(&source) => {
-            return Err(Error::Damaged { snapshot: *digest, problems: vec![source.to_string()] });
+            return Err(Error::Damaged { snapshot: *digest, problems: vec![source.to_string()], cached: false });
         }
         Err(error) => return Err(error),
     };
@@ -270,6 +270,7 @@ impl Window {
             return Err(Error::Damaged {
                 snapshot: *digest,
                 problems: std::mem::take(&mut self.problems).into_iter().collect(),
+                cached: false,
             });
         }
         Ok((manifest.totals().files, manifest.totals().bytes))

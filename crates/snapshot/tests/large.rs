@@ -94,6 +94,17 @@ fn memory_is_bounded_for_a_large_sparse_file_and_for_many_small_ones() {
         fs::write(f.path(format!("data/{:03}/{number:06}", number / 200)), number.to_string()).unwrap();
     }
     all_verbs(&f, 112);
+
+    // Few entries, each as long as one can be.
+    let f = Fixture::new();
+    fs::create_dir(f.path("data")).unwrap();
+    for number in 0..30_000 {
+        std::os::unix::fs::symlink("t".repeat(4000), f.path(format!("data/{number}"))).unwrap();
+    }
+    forget_peak();
+    f.add("data");
+    let peak = peak();
+    assert!(peak <= 112, "adding long links took {peak} MiB");
 }
 
 #[test]
