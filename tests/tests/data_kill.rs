@@ -76,9 +76,9 @@ fn rounds(
         if tally.count(row).tried == KILLS || tally.given_up(row) {
             return;
         }
-        let which = round % scenes.len();
+        let (turn, which) = (round / scenes.len(), round % scenes.len());
         let scene = &mut scenes[which];
-        prepare(scene, round / 2);
+        prepare(scene, turn);
         let Some(moment) = killed(scene, line, &mut paces[which], random) else { continue };
         let what = format!("round {round}, killed after {moment:?}, store {which}");
         tally.attempt(row, what, || after(scene));
@@ -89,6 +89,13 @@ fn rounds(
 fn both(random: &mut Random, port: u16, prefix: &str) -> [Scene; 2] {
     let endpoint = format!("http://127.0.0.1:{port}");
     [Scene::new(random, None), Scene::new(random, Some((served(port, prefix), &endpoint, "")))]
+}
+
+/// What was answered to be pushed is there, before anything is pushed once more.
+fn answered(scene: &Scene, run: &Run) {
+    if run.code == Some(0) {
+        scene.verified();
+    }
 }
 
 /// Everything is in the store and whole, and nothing is left over.
@@ -197,7 +204,10 @@ fn server(tally: &Tally) {
                     let _ = common::refused(run, 69);
                 }
             }
-            scenes.iter().for_each(pushed);
+            for (scene, run) in scenes.iter().zip(&runs) {
+                answered(scene, run);
+                pushed(scene);
+            }
             server_is_tidy(&folder);
         });
     }
@@ -403,6 +413,7 @@ fn sigterm_to_the_server_under_pushes() {
         let run = running.wait();
         assert!(matches!(run.code, Some(0 | 69)), "{}", run.told());
         pace.learn(run.took.min(pace.0 * 2));
+        answered(&scene, &run);
         pushed(&scene);
         server_is_tidy(&folder);
     }
