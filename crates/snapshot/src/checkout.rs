@@ -285,10 +285,10 @@ pub(crate) fn checkout(
         need_packs(cache, digest, &packs, result.written > 0)?;
         can_be_written(cache, data, digest, &plan)?;
         remove(cache, data, &mut plan)?;
-        let replaced = std::mem::take(&mut plan.replaced).reader(cache)?;
-        let replaced = (name.is_some() && !force).then_some((replaced, None));
+        // A restore is alone with what it writes.
+        plan.force |= name.is_none();
         let packs = PackReader::new(cache, *digest, packs);
-        written = Some(write(cache, data, manifest, layout, packs, &plan, replaced, &task)?);
+        written = Some(write(cache, data, manifest, layout, packs, &mut plan, &task)?);
     }
     if let Some(name) = name {
         remember(cache, name, data, *digest, plan, written)?;
@@ -353,15 +353,13 @@ fn remove(cache: &Cache, data: &Path, plan: &mut Plan) -> Result<()> {
     }
 }
 
-#[allow(clippy::too_many_arguments)]
 fn write(
     cache: &Cache,
     data: &Path,
     mut manifest: Manifest,
     mut layout: LayoutReader,
     packs: PackReader<'_>,
-    plan: &Plan,
-    replaced: Option<(PathsReader, Option<Seen>)>,
+    plan: &mut Plan,
     task: &Task,
 ) -> Result<NamedTempFile> {
     let shape = manifest.shape();
@@ -371,12 +369,13 @@ fn write(
     };
     std::fs::create_dir_all(destination).map_err(at("make the directory", destination))?;
     let staging = Staging::new(cache, destination)?;
+    let replaced = std::mem::take(&mut plan.replaced).reader(cache)?;
     let mut writer = Writer {
         data,
         shape,
         packs,
         staging,
-        replaced,
+        replaced: (!plan.force).then_some((replaced, None)),
         folders: Folders::default(),
         jobs: Vec::new(),
         bytes: 0,

@@ -16,7 +16,6 @@ use domain::{
     event::{Task, Unit},
 };
 use std::{
-    cmp::Ordering,
     collections::HashSet,
     path::{Component, Path, PathBuf},
     time::Duration,
@@ -507,7 +506,7 @@ impl Repository {
         }
         let diff = blocking("compare manifests", move || {
             let [old, new] = &mut opened[..] else { return Ok(Diff::default()) };
-            merge(old, new)
+            manifest::join(|| old.next_entry(), || new.next_entry())
         })
         .await?;
         task.finish(format!(
@@ -616,28 +615,6 @@ fn is_of_layout(error: &Error, digest: &Digest) -> bool {
 }
 
 type Opened = crate::ManifestReader<std::io::BufReader<std::fs::File>>;
-
-/// Reads two manifests side by side.
-fn merge(old: &mut Opened, new: &mut Opened) -> Result<Diff> {
-    let mut diff = Diff::default();
-    let (mut left, mut right) = (old.next_entry()?, new.next_entry()?);
-    loop {
-        let order = match (&left, &right) {
-            (None, None) => return Ok(diff),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(old), Some(new)) => old.path.cmp(&new.path),
-        };
-        let removed = if order == Ordering::Greater { None } else { std::mem::replace(&mut left, old.next_entry()?) };
-        let added = if order == Ordering::Less { None } else { std::mem::replace(&mut right, new.next_entry()?) };
-        match (removed, added) {
-            (Some(old), Some(new)) if old.kind != new.kind => diff.changed.push(new.path),
-            (Some(old), None) => diff.removed.push(old.path),
-            (None, Some(new)) => diff.added.push(new.path),
-            _ => {}
-        }
-    }
-}
 
 /// The data against a manifest, or without one against the digest alone.
 fn compare(manifest: Option<Opened>, current: &mut scan::Current<'_>, digest: &Digest) -> Result<State> {
