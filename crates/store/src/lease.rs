@@ -203,15 +203,16 @@ impl Core {
         }
     }
 
-    /// Renews at every quarter of the TTL, and quicker after a failure, until it was overtaken. One that is not answered is given
-    /// up so early that the next can be answered before [`Lease::check`] fails; if it was carried out, the next adopts it.
+    /// Renews at every sixth of the TTL, and quicker after a failure, until it was overtaken. One that is not answered is given
+    /// up so early that the next can be answered before [`Lease::check`] fails; if it was carried out, the next adopts it. Both
+    /// have an eighth of the TTL: a disk that is busy for that long is not rare.
     async fn renew_for_ever(self: Arc<Self>) {
-        let mut wait = self.ttl / 4;
+        let mut wait = self.ttl / 6;
         loop {
             tokio::time::sleep(wait).await;
             let renewal = self.write(|state| state.renewals += 1);
-            wait = match tokio::time::timeout(self.ttl / 12, renewal).await {
-                Ok(Ok(())) => self.ttl / 4,
+            wait = match tokio::time::timeout(self.ttl / 8, renewal).await {
+                Ok(Ok(())) => self.ttl / 6,
                 Ok(Err(Error::Fenced { .. })) => return,
                 Ok(Err(_)) | Err(_) => self.ttl / 24,
             };

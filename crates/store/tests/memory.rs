@@ -267,5 +267,5 @@ async fn a_lease_that_nobody_confirms_ends_before_it_can_be_taken() {
         assert!(begun.elapsed() < ttl * 2 / 3, "it still holds after {:?}", begun.elapsed());
         tick.tick().await;
     }
-    assert!(begun.elapsed() > ttl / 4, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() > ttl / 6, "{:?}", begun.elapsed());
 }
