@@ -15,7 +15,7 @@ use crate::{
 };
 use domain::{
     Digest, Event, Name, ReleaseName,
-    config::{Builder, Component, VersionSource},
+    config::{Builder, Component, Registry, TagKind, VersionSource},
     event::Unit,
     manifest::{self, Anchor, Manifest, Provenance, VersionKey},
     version::{VersionFile, agree},
@@ -164,6 +164,9 @@ async fn build_one(
             let built = blocking(move || image::build_oci(&spec, &folder, &labels, created, &to, &events)).await?;
             ("oci", Some(built.doing(doing())?))
         }
+        Builder::Nix(_) | Builder::Command(_) => {
+            return Err(Error::bad_input(format!("the builder of {} is not there yet", component.name)));
+        }
     };
     let Some(built) = built else {
         let component = component.name.clone();
@@ -194,7 +197,7 @@ async fn build_one(
             config: built.config,
             layers: built.layers,
             bytes: built.bytes,
-            repository: component.repository.clone(),
+            repository: component.registries.first().map(|registry| registry.repository.clone()),
         }),
         platform: Some(built.platform),
         layout: Some(layout),
@@ -391,12 +394,7 @@ impl Content {
             anchors: BTreeMap::new(),
             provenance: Provenance {
                 tool: format!("sealift {}", env!("CARGO_PKG_VERSION")),
-                builder: match component.build.builder {
-                    Builder::None => "none",
-                    Builder::Docker(_) => "docker",
-                    Builder::Oci(_) => "oci",
-                }
-                .to_owned(),
+                builder: component.build.builder.word().to_owned(),
                 prepare: component.build.prepare.clone(),
                 actor: workspace.actor().await,
                 started,
@@ -505,9 +503,9 @@ async fn publish(
             .doing(format!("store the image of {}", component.name))?;
     }
     task.finish("stored and verified");
-    if let Some(repository) = &component.repository {
-        let tags = tags(&built.version);
-        image::push(layout, repository, &tags, component.insecure_registry, &workspace.events)
+    for Registry { repository, insecure } in &component.registries {
+        let tags = tags(&built.version, &component.tags);
+        image::push(layout, repository, &tags, *insecure, &workspace.events)
             .await
             .doing(format!("push the image of {} to {repository}", component.name))?;
     }
@@ -532,13 +530,18 @@ async fn publish_data(workspace: &Workspace, store: &Store, content: &Content) -
     Ok(())
 }
 
-/// `X.Y.Z`, `X.Y`, `X`, `latest`; a prerelease only its own.
-fn tags(version: &Version) -> Vec<String> {
-    if !version.pre.is_empty() {
-        return vec![version.to_string()];
-    }
+/// `X.Y.Z`, `X.Y`, `X`, `latest`, as the configuration says; a prerelease only its own.
+fn tags(version: &Version, kinds: &[TagKind]) -> Vec<String> {
     let Version { major, minor, .. } = version;
-    vec![version.to_string(), format!("{major}.{minor}"), major.to_string(), "latest".to_owned()]
+    let of_release = |kind: &&TagKind| version.pre.is_empty() || **kind == TagKind::Version;
+    let kinds = kinds.iter().filter(of_release);
+    let tag = |kind: &TagKind| match kind {
+        TagKind::Version => version.to_string(),
+        TagKind::Minor => format!("{major}.{minor}"),
+        TagKind::Major => major.to_string(),
+        TagKind::Latest => "latest".to_owned(),
+    };
+    kinds.map(tag).collect()
 }
 
 async fn previous(store: &Store, trusted: &TrustedKeys, release: &ReleaseName) -> Result<Option<manifest::Previous>> {

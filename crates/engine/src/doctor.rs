@@ -11,7 +11,7 @@ use crate::{
 };
 use domain::{
     Events,
-    config::{Builder, StoreConfig, Target},
+    config::{Builder, Registry, StoreConfig, Target},
 };
 use serde::Serialize;
 use std::{path::Path, time::Duration};
@@ -225,14 +225,16 @@ async fn docker_parts(workspace: &Workspace) -> Vec<Finding> {
 async fn registry_parts(workspace: &Workspace) -> Vec<Finding> {
     let mut findings = Vec::new();
     for component in workspace.config.components.values() {
-        let Some(repository) = &component.repository else { continue };
-        findings.push(match image::registry_ping(repository, component.insecure_registry).await {
-            Ok(()) => good("registry", format!("{repository} answers")),
-            Err(error) => {
-                let error = Error::Failed { doing: format!("reach the registry of {repository}"), cause: error.into() };
-                bad("registry", &error, "docker login, or mend [component.NAME.image] in Sealift.toml")
-            }
-        });
+        for Registry { repository, insecure } in &component.registries {
+            findings.push(match image::registry_ping(repository, *insecure).await {
+                Ok(()) => good("registry", format!("{repository} answers")),
+                Err(error) => {
+                    let error =
+                        Error::Failed { doing: format!("reach the registry of {repository}"), cause: error.into() };
+                    bad("registry", &error, "docker login, or mend [component.NAME.image] in Sealift.toml")
+                }
+            });
+        }
     }
     if findings.is_empty() {
         findings.push(good("registry", "none configured; images are kept in the store"));

@@ -192,6 +192,10 @@ mod tests {
             args: BTreeMap::new(),
             labels: BTreeMap::new(),
             engine: None,
+            platforms: Vec::new(),
+            secrets: BTreeMap::new(),
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
         }
     }
 

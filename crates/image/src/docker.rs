@@ -12,7 +12,7 @@ use crate::{
 };
 use bollard::{
     Docker,
-    models::BuildInfo,
+    models::{BuildInfo, BuildInfoAux, ImageId},
     query_parameters::{BuildImageOptions, ListImagesOptions, RemoveImageOptions},
 };
 use bytes::Bytes;
@@ -345,7 +345,7 @@ impl Engine {
 impl Progress {
     /// Takes one message and returns the number of steps that have begun.
     fn take(&mut self, info: BuildInfo, events: &Events) -> u64 {
-        if let Some(id) = info.aux.and_then(|aux| aux.id) {
+        if let Some(BuildInfoAux::Default(ImageId { id: Some(id) })) = info.aux {
             self.id = Some(id);
         }
         if let Some(status) = info.status {
@@ -491,6 +491,10 @@ mod tests {
             args: BTreeMap::new(),
             labels: BTreeMap::new(),
             engine: Some(engine),
+            platforms: Vec::new(),
+            secrets: BTreeMap::new(),
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
         }
     }
 

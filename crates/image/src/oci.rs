@@ -41,9 +41,9 @@ pub fn build_oci(
     to: &Path,
     events: &Events,
 ) -> Result<Built> {
-    let platform = Platform::parse(&spec.platform).ok_or_else(|| {
+    let platform = Platform::parse(spec.platforms.first().map_or("", String::as_str)).ok_or_else(|| {
         Error::bad_with(
-            format!("platform {:?} is not understood", spec.platform),
+            format!("platform {:?} is not understood", spec.platforms.first()),
             "write os/architecture, for example linux/amd64",
         )
     })?;
@@ -86,15 +86,8 @@ fn base(text: &str, root: &Path, platform: &Platform, to: &Path) -> Result<Base>
         ));
     }
     let limits = Limits::default();
-    let (_, documents) = layout::verify(&path, Some(platform), &limits)?;
-    if documents.config.platform() != *platform {
-        let what = format!(
-            "base {text} is for {}, the image is to be for {}",
-            documents.config.platform().text(),
-            platform.text()
-        );
-        return Err(Error::bad(what));
-    }
+    let documents = layout::read_documents(&path, Some(platform))?;
+    layout::verify_layers(&path, &documents, &limits)?;
     let tree = Tree::of(&path, &documents, &limits)?;
     for layer in &documents.manifest.layers {
         let (from, to) =

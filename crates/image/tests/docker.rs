@@ -25,6 +25,10 @@ fn spec(engine: &str) -> DockerBuild {
         args: BTreeMap::new(),
         labels: BTreeMap::from([("team".to_owned(), "wine".to_owned())]),
         engine: Some(engine.to_owned()),
+        platforms: Vec::new(),
+        secrets: BTreeMap::new(),
+        cache_from: Vec::new(),
+        cache_to: Vec::new(),
     }
 }
 

@@ -105,7 +105,7 @@ fn a_base_keeps_its_layers_and_links_and_folders() {
     assert_eq!(fs::read_link(at("rootfs/bin")).unwrap(), Path::new("usr/bin"));
     assert_eq!(unpacked.env, [("A".to_owned(), "base".to_owned()), ("B".to_owned(), "mine".to_owned())]);
     assert_eq!((unpacked.workdir.as_deref(), unpacked.user.as_deref()), (Some("/app"), Some("1000")));
-    spec.platform = "linux/arm64".to_owned();
+    spec.platforms = vec!["linux/arm64".to_owned()];
     let error = image::build_oci(&spec, root.path(), &BTreeMap::new(), created(), &at("other"), &Events::nowhere())
         .unwrap_err();
     assert!(error.to_string().contains("is for linux/amd64"), "{error}");

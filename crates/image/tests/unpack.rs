@@ -10,7 +10,10 @@ use proptest::prelude::*;
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt},
+    },
     path::Path,
 };
 
@@ -46,12 +49,26 @@ fn run(layers: &[Vec<u8>], gzip: bool, limits: &Limits) -> (Result<image::Unpack
     layout_of(&root.path().join("layout"), layers, gzip);
     let to = root.path().join("rootfs");
     let result = unpack(&root.path().join("layout"), &to, limits);
-    assert_eq!(fs::read_to_string(root.path().join("outside/precious")).unwrap(), "precious");
+    let precious = root.path().join("outside/precious");
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    assert_eq!(precious.symlink_metadata().unwrap().nlink(), 1, "it is linked to from inside");
     let names: Vec<_> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names.len(), 3, "something was written beside the root file system: {names:?}");
     assert_eq!(fs::read_dir(root.path().join("outside")).unwrap().count(), 1);
     (result, tree(&to))
 }
+
+/// A field of an entry's header changed, with a right checksum.
+fn patched(mut entry: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+    entry[at..at + bytes.len()].copy_from_slice(bytes);
+    entry[148..156].copy_from_slice(b"        ");
+    let sum: u32 = entry[..512].iter().map(|byte| u32::from(*byte)).sum();
+    entry[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    entry
+}
+
+const PREFIX: usize = 345;
+const SIZE: usize = 124;
 
 #[test]
 fn hostile_layers_are_refused_and_leave_nothing() {
@@ -126,6 +143,137 @@ fn hostile_layers_are_refused_and_leave_nothing() {
         ("a deletion through a symlink", vec![symlink("s", "../outside"), file("s/.wh.precious", "")], "symbolic link"),
         ("opaque through a symlink", vec![symlink("s", "../outside"), file("s/.wh..wh..opq", "")], "symbolic link"),
         ("a deletion of its own", vec![file("f", "x"), file(".wh.f", "")], "same layer"),
+        // Names that say something else to another reader, or come from elsewhere than the header's name.
+        ("traversal to the folder itself and out", vec![file("./a/./../../outside/precious", "x")], "leaves the image"),
+        ("nothing but the folder above", vec![folder("..")], "leaves the image"),
+        ("traversal at the end", vec![folder("a/..")], "leaves the image"),
+        (
+            "traversal in the ustar prefix",
+            vec![patched(file("precious", "x"), PREFIX, b"../outside")],
+            "leaves the image",
+        ),
+        ("an absolute ustar prefix", vec![patched(file("passwd", "x"), PREFIX, b"/etc")], "absolute"),
+        ("traversal in a PAX path", vec![with_pax(pax("path", up))], "leaves the image"),
+        ("an empty PAX path", vec![with_pax(pax("path", ""))], "empty PAX record"),
+        (
+            "an empty PAX linkpath",
+            vec![entry("pax", b'x', "", 0o644, &pax("linkpath", "")), symlink("s", "../outside")],
+            "empty PAX record",
+        ),
+        ("an empty PAX size", vec![with_pax(pax("size", ""))], "empty PAX record"),
+        ("a PAX size with a sign", vec![with_pax(pax("size", "+1"))], "malformed"),
+        ("a negative PAX size", vec![with_pax(pax("size", "-1"))], "malformed"),
+        ("a PAX size that overflows", vec![sized(0, "18446744073709551615", b"")], "larger than any file"),
+        ("a PAX size beyond numbers", vec![sized(0, "99999999999999999999999", b"")], "malformed"),
+        ("a PAX length with a sign", vec![with_pax(b"+9 path=a\n".to_vec())], "malformed"),
+        ("a PAX record without an end", vec![with_pax(b"10 path=abc".to_vec())], "malformed"),
+        ("a PAX record without a key", vec![with_pax(b"5 ab\n".to_vec())], "malformed"),
+        ("a PAX record of length 0", vec![with_pax(b"0 path=a\n".to_vec())], "malformed"),
+        (
+            "two PAX headers",
+            vec![
+                entry("pax", b'x', "", 0o644, &pax("path", "a")),
+                entry("pax", b'x', "", 0o644, &pax("mtime", "1")),
+                file("f", "x"),
+            ],
+            "two PAX headers",
+        ),
+        (
+            "a global header between a PAX header and its entry",
+            vec![
+                entry("pax", b'x', "", 0o644, &pax("path", up)),
+                entry("pax", b'g', "", 0o644, &pax("comment", "x")),
+                file("f", "x"),
+            ],
+            "stands between",
+        ),
+        ("a global PAX size", vec![entry("pax", b'g', "", 0, &pax("size", "512")), file("f", "x")], "global PAX"),
+        ("an extension record without an entry", vec![entry("long", b'L', "", 0, b"name")], "ends between"),
+        (
+            "a path in a GNU long name and in a PAX record",
+            vec![entry("x", b'L', "", 0, b"a"), with_pax(pax("path", "b"))],
+            "two paths",
+        ),
+        (
+            "a hard link out by a PAX linkpath",
+            vec![file("f", "x"), entry("pax", b'x', "", 0, &pax("linkpath", up)), entry("a", b'1', "f", 0o644, b"")],
+            "hard link out",
+        ),
+        (
+            "a hard link out by a GNU long link",
+            vec![file("f", "x"), entry("x", b'K', "", 0, up.as_bytes()), entry("a", b'1', "f", 0o644, b"")],
+            "hard link out",
+        ),
+        (
+            "two links",
+            vec![entry("x", b'K', "", 0, b"a"), entry("x", b'K', "", 0, b"b"), symlink("s", "c")],
+            "two links",
+        ),
+        (
+            "a NUL in a PAX linkpath",
+            vec![entry("pax", b'x', "", 0, &pax("linkpath", "a\0b")), symlink("s", "c")],
+            "NUL",
+        ),
+        ("a name that is longer than a path", vec![with_pax(pax("path", &"a/".repeat(2100)))], "longer than 4096"),
+        (
+            "a target that is longer than a path",
+            vec![entry("pax", b'x', "", 0, &pax("linkpath", &"a/".repeat(2100))), symlink("s", "c")],
+            "longer than 4096",
+        ),
+        (
+            "a target that is as long as a path",
+            vec![entry("pax", b'x', "", 0, &pax("linkpath", &"a/".repeat(2048))), symlink("s", "c")],
+            "too long",
+        ),
+        // Sizes.
+        ("a size that is no number", vec![patched(file("f", "x"), SIZE, b"0000000zz01\0")], "no number"),
+        ("a size with a sign", vec![patched(file("f", "x"), SIZE, b"+0000000001\0")], "no number"),
+        ("a size of two numbers", vec![patched(file("f", "x"), SIZE, b"0001 000001\0")], "no number"),
+        ("a negative size", vec![patched(file("f", "x"), SIZE, &[0xff; 12])], "out of range"),
+        (
+            "a size of 2^63 - 1",
+            vec![patched(file("f", "x"), SIZE, &[0x80, 0, 0, 0, 0x7f, 255, 255, 255, 255, 255, 255, 255])],
+            "ends inside",
+        ),
+        ("a symbolic link with content", vec![raw_entry(b"s", b'2', b"f", 0o777, &[b'x'; 512], 512)], "content"),
+        ("a device with content", vec![raw_entry(b"d", b'3', b"", 0o666, &[b'x'; 512], 512)], "content"),
+        // A second archive for readers that go on.
+        ("an archive after one empty block", vec![vec![0; 512], file("hidden", "x")], "after the end of the archive"),
+        ("an archive after the end mark", vec![vec![0; 1024], file("hidden", "x")], "after the end of the archive"),
+        ("a byte after the end mark", vec![vec![0; 4096], vec![1]], "after the end of the archive"),
+        // Things of other formats.
+        ("a continued file of several volumes", vec![entry("m", b'M', "", 0o644, b"x")], "unknown"),
+        ("an old GNU name table", vec![entry("n", b'N', "", 0o644, b"rename")], "unknown"),
+        ("a GNU folder with a list", vec![entry("d", b'D', "", 0o755, b"Yf\0\0")], "unknown"),
+        ("a Solaris header", vec![entry("x", b'X', "", 0o644, &pax("path", "a"))], "unknown"),
+        ("a PAX sparse name", vec![with_pax(pax("GNU.sparse.name", up))], "sparse"),
+        // Twice the same, in other words.
+        ("a file twice", vec![file("f", "x"), file("f", "y")], "occurs twice"),
+        ("a file twice by another spelling", vec![file("a/f", "x"), file("./a//f", "y")], "occurs twice"),
+        ("a file and a folder", vec![file("f", "x"), folder("f/")], "occurs twice"),
+        ("a folder and a file", vec![folder("f"), file("f", "x")], "occurs twice"),
+        (
+            "a folder and a symbolic link",
+            vec![folder("f"), file("f/x", "x"), symlink("f", "../outside")],
+            "occurs twice",
+        ),
+        ("a file twice, the second by PAX", vec![file("a", "x"), with_pax(pax("path", "a"))], "occurs twice"),
+        (
+            "a symbolic link as the folder of a hard link",
+            vec![symlink("d", "../outside"), entry("d/x", b'1', "d", 0, b"")],
+            "not a plain file",
+        ),
+        ("a hard link to a folder", vec![folder("d"), entry("a", b'1', "d", 0o755, b"")], "not a plain file"),
+        ("a hard link to the root", vec![entry("a", b'1', "./", 0o755, b"")], "hard link to the root"),
+        ("a symlink cycle as a folder", vec![symlink("a", "b"), symlink("b", "a"), file("a/x", "x")], "symbolic link"),
+        (
+            "a device below a symbolic link",
+            vec![symlink("d", "/dev"), entry("d/null", b'3', "", 0o666, b"")],
+            "symbolic link",
+        ),
+        ("the root as a file", vec![file("./", "")], "root folder"),
+        ("a deletion of the root's parent", vec![file("a/.wh...", "")], "deletion of no name"),
+        ("a deletion by a name that climbs", vec![file("../.wh.outside", "")], "leaves the image"),
         ("a name of 300 bytes", vec![with_pax(pax("path", &"x".repeat(300)))], "longer than 255"),
         ("a depth of 300", vec![with_pax(pax("path", &format!("{}x", "x/".repeat(300))))], "folders deep"),
     ];
@@ -143,6 +291,70 @@ fn hostile_layers_are_refused_and_leave_nothing() {
         }
     }
     println!("{count} hostile layers tried, {count} refused");
+}
+
+#[test]
+fn a_layer_whose_size_is_a_lie_is_not_unpacked() {
+    // The ratio of a layer is counted from its size: a manifest that makes it larger would let a bomb through.
+    let root = tempfile::tempdir().unwrap();
+    let layout = root.path().join("layout");
+    layout_of(&layout, &[tar(&[raw_entry(b"zeros", b'0', b"", 0o644, &vec![0; 4 << 20], 4 << 20)])], true);
+    let (layer, path, size) = image::blobs(&layout).unwrap()[0].clone();
+    let mut longer = fs::read(&path).unwrap();
+    longer.push(0);
+    for bytes in [&longer[..], &longer[..10], &[]] {
+        fs::write(&path, bytes).unwrap();
+        let error = unpack(&layout, &root.path().join("to"), &Limits::default()).unwrap_err();
+        assert_eq!(error.class(), Class::Integrity, "{error}");
+        assert!(error.to_string().contains(&format!("no file of {size} bytes")), "{error}");
+        assert_eq!(fs::read_dir(root.path().join("to")).unwrap().count(), 0);
+    }
+    // Nor is a link to a file elsewhere a layer.
+    fs::write(root.path().join("elsewhere"), &longer[..longer.len() - 1]).unwrap();
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(root.path().join("elsewhere"), &path).unwrap();
+    let error = unpack(&layout, &root.path().join("to"), &Limits::default()).unwrap_err();
+    assert!(error.to_string().contains(&layer.to_string()), "{error}");
+}
+
+#[test]
+fn a_compressed_stream_that_is_torn_is_refused() {
+    let whole = common::compress(&tar(&[file("f", &"some text ".repeat(1000))]));
+    let root = tempfile::tempdir().unwrap();
+    let mut flipped = whole.clone();
+    let last = flipped.len() - 5;
+    flipped[last] ^= 1; // the stream's own checksum
+    let garbage = [&whole[..], b"garbage"].concat();
+    for (number, bytes) in [&whole[..whole.len() - 9], &whole[..1], &flipped, &garbage].into_iter().enumerate() {
+        let layout = root.path().join(format!("layout-{number}"));
+        layout_of(&layout, &[tar(&[file("f", "x")])], true);
+        swap_layer(&layout, bytes);
+        let error = unpack(&layout, &root.path().join("to"), &Limits::default()).unwrap_err();
+        assert_eq!(error.class(), Class::Integrity, "{number}: {error}");
+        assert_eq!(fs::read_dir(root.path().join("to")).unwrap().count(), 0, "{number}");
+    }
+}
+
+/// Makes other bytes the one layer of a layout, with manifest and index that say so.
+fn swap_layer(layout: &Path, bytes: &[u8]) {
+    let blobs = layout.join("blobs/sha256");
+    let put = |bytes: &[u8]| {
+        let digest = domain::Digest::of(bytes);
+        fs::write(blobs.join(digest.hex()), bytes).unwrap();
+        serde_json::json!({"digest": digest, "size": bytes.len()})
+    };
+    let json = |path: &Path| serde_json::from_slice::<serde_json::Value>(&fs::read(path).unwrap()).unwrap();
+    let mut index = json(&layout.join("index.json"));
+    let named = |value: &serde_json::Value| blobs.join(value["digest"].as_str().unwrap().trim_start_matches("sha256:"));
+    let mut manifest = json(&named(&index["manifests"][0]));
+    let merge = |into: &mut serde_json::Value, descriptor: serde_json::Value| {
+        for (key, value) in descriptor.as_object().unwrap() {
+            into[key] = value.clone();
+        }
+    };
+    merge(&mut manifest["layers"][0], put(bytes));
+    merge(&mut index["manifests"][0], put(manifest.to_string().as_bytes()));
+    fs::write(layout.join("index.json"), index.to_string()).unwrap();
 }
 
 #[test]

@@ -27,13 +27,17 @@ sections! {
     REMOTE = "store.remote.*": "path" "bucket" "prefix" "endpoint" "region" "access_key" "secret_key";
     SIGNING = "signing": "key" "private" "trusted";
     COMPONENT = "component.*": "path" "version_files" "changelog" "logic_version" "config_files" "data" "models" "owners"
-        "contracts" "build" "image" "run" "smoke";
+        "contracts" "build" "image" "run" "smoke" "sbom";
     VERSION_FILE = "component.*": "path" "pattern";
     BUILD = "component.*.build": "builder" "prepare";
-    BUILD_DOCKER = "component.*.build": "context" "dockerfile" "target" "args" "labels" "engine";
-    BUILD_OCI = "component.*.build": "base" "files" "entrypoint" "cmd" "env" "user" "workdir" "labels" "platform";
-    OCI_FILE = "component.*.build": "from" "to" "mode";
-    IMAGE = "component.*.image": "repository" "insecure";
+    BUILD_DOCKER = "component.*.build": "context" "dockerfile" "target" "args" "labels" "engine"
+        "platforms" "secrets" "cache_from" "cache_to";
+    BUILD_OCI = "component.*.build": "base" "files" "entrypoint" "cmd" "env" "user" "workdir" "labels" "platform"
+        "platforms" "base_insecure" "ports";
+    BUILD_NIX = "component.*.build": "installable" "output" "overrides" "rebuild" "nix" "options" "signing_key";
+    BUILD_COMMAND = "component.*.build": "run" "env" "timeout" "oci_layout" "docker_archive" "artifacts";
+    OCI_FILE = "component.*.build": "from" "to" "mode" "owner" "platform";
+    IMAGE = "component.*.image": "repository" "repositories" "insecure" "tags" "attach";
     RUN = "component.*.run": "command" "port" "env" "secrets" "models" "configs" "health" "start_timeout" "stop_timeout"
         "memory" "pids" "relax";
     SMOKE = "component.*.smoke": "name" "method" "path" "headers" "body" "json" "status" "expect_headers" "expect_json"

@@ -8,6 +8,7 @@
 //! Nothing here opens a file: paths are checked by their text alone. No secret is accepted, only references to secrets,
 //! and no message quotes what was written in the place of one.
 
+mod build;
 mod checks;
 mod keys;
 mod model;

@@ -143,14 +143,53 @@ pub struct Component {
     pub contracts: BTreeMap<String, String>,
     /// `[component.NAME.build]`.
     pub build: Build,
-    /// `[component.NAME.image] repository`: where the image is pushed as well, if anywhere.
-    pub repository: Option<String>,
-    /// `[component.NAME.image] insecure`: plain HTTP to that registry.
-    pub insecure_registry: bool,
+    /// `[component.NAME.image] repository` or `repositories`: where the image is pushed as well, in this order.
+    pub registries: Vec<Registry>,
+    /// `[component.NAME.image] tags`: which tags it gets there; a prerelease gets its version only.
+    pub tags: Vec<TagKind>,
+    /// `[component.NAME.image] attach`: whether signature, provenance, SBOM and test results are attached to it there.
+    pub attach: bool,
+    /// `[component.NAME] sbom`: which tool lists what is in it.
+    pub sbom: SbomTool,
     /// `[component.NAME.run]`; `None` when nothing is run.
     pub run: Option<Run>,
     /// `[[component.NAME.smoke]]`.
     pub smoke: Vec<HttpRequest>,
+}
+
+/// A repository of a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Registry {
+    /// `REGISTRY/PATH`, without scheme, tag or digest.
+    pub repository: String,
+    /// `insecure`: plain HTTP to it.
+    pub insecure: bool,
+}
+
+/// A tag that a version gets in a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TagKind {
+    /// `X.Y.Z`: never moved.
+    Version,
+    /// `X.Y`.
+    Minor,
+    /// `X`.
+    Major,
+    /// `latest`.
+    Latest,
+}
+
+/// Who lists the packages of a component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SbomTool {
+    /// syft where it is installed, and what Sealift reads itself.
+    Auto,
+    /// syft; without it the release is not cut.
+    Syft,
+    /// What Sealift reads itself.
+    Own,
 }
 
 /// A file that bears the version.
@@ -181,6 +220,78 @@ pub enum Builder {
     Docker(DockerBuild),
     /// `builder = "oci"`: files in layers, without a daemon, reproducible.
     Oci(OciBuild),
+    /// `builder = "nix"`: an output of a flake.
+    Nix(NixBuild),
+    /// `builder = "command"`: whatever a command leaves behind.
+    Command(CommandBuild),
+}
+
+impl Builder {
+    /// The word in the configuration.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Docker(_) => "docker",
+            Self::Oci(_) => "oci",
+            Self::Nix(_) => "nix",
+            Self::Command(_) => "command",
+        }
+    }
+}
+
+/// The `nix` builder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NixBuild {
+    /// `installable`, for example `.#image`; `.` by default.
+    pub installable: String,
+    /// `output`.
+    pub output: NixOutput,
+    /// `overrides`: `--override-input` of the flake, name to address.
+    pub overrides: BTreeMap<String, String>,
+    /// `rebuild`: whether it is built twice and refused when the two differ.
+    pub rebuild: bool,
+    /// `nix`: the program, `nix` by default.
+    pub nix: String,
+    /// `options`: further arguments of `nix build`.
+    pub options: Vec<String>,
+    /// `signing_key`: a file with the secret key that signs the closure.
+    pub signing_key: Option<SecretRef>,
+}
+
+/// What the output of a flake is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NixOutput {
+    /// `output = "image"`: a docker archive, an OCI layout or archive, or a script that prints one.
+    Image,
+    /// `output = "closure"`: store paths; the release gets a binary cache of all that they need.
+    Closure,
+}
+
+/// The `command` builder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CommandBuild {
+    /// `run`: the command and its arguments, run in the component's folder.
+    pub run: Vec<String>,
+    /// What it leaves behind: `oci_layout`, `docker_archive` or `artifacts`.
+    pub output: CommandOutput,
+    /// `env` added to the environment.
+    pub env: BTreeMap<String, String>,
+    /// `timeout`.
+    #[serde(with = "super::duration")]
+    pub timeout: Duration,
+}
+
+/// What a command leaves behind, relative to the component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CommandOutput {
+    /// `oci_layout`: a folder.
+    OciLayout(String),
+    /// `docker_archive`: a file as `docker save` writes it.
+    DockerArchive(String),
+    /// `artifacts`: plain files by patterns.
+    Files(Vec<String>),
 }
 
 /// The `docker` builder.
@@ -198,13 +309,23 @@ pub struct DockerBuild {
     pub labels: BTreeMap<String, String>,
     /// `engine`: `unix:///…` or `tcp://…`; the default engine without it.
     pub engine: Option<String>,
+    /// `platforms`, for example `linux/arm64`; empty is the engine's own.
+    pub platforms: Vec<String>,
+    /// `secrets`: BuildKit secrets by id, for `RUN --mount=type=secret,id=…`.
+    pub secrets: BTreeMap<String, SecretRef>,
+    /// `cache_from`: images, or sources as BuildKit writes them (`type=registry,ref=…`).
+    pub cache_from: Vec<String>,
+    /// `cache_to`: the same, to be written.
+    pub cache_to: Vec<String>,
 }
 
 /// The `oci` builder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OciBuild {
-    /// `base`: `scratch`, or `oci-layout:PATH`.
+    /// `base`: `scratch`, `oci-layout:PATH`, or `REGISTRY/PATH@sha256:…`.
     pub base: String,
+    /// `base_insecure`: plain HTTP to the registry of the base.
+    pub base_insecure: bool,
     /// `[[…files]]`: each entry is a layer.
     pub files: Vec<OciFile>,
     /// `entrypoint`.
@@ -219,8 +340,10 @@ pub struct OciBuild {
     pub workdir: Option<String>,
     /// `labels`.
     pub labels: BTreeMap<String, String>,
-    /// `platform`, for example `linux/amd64`.
-    pub platform: String,
+    /// `platforms` (or `platform`), for example `linux/amd64`; more than one make an image index.
+    pub platforms: Vec<String>,
+    /// `ports` that it says it listens on: `8080`, `8080/udp`.
+    pub ports: Vec<String>,
 }
 
 /// Files of one layer.
@@ -232,6 +355,10 @@ pub struct OciFile {
     pub to: String,
     /// Permission bits of files, for example 0o755; `None` keeps executable or not.
     pub mode: Option<u32>,
+    /// `owner`: user and group id, `0:0` by default.
+    pub owner: Option<(u32, u32)>,
+    /// `platform`: only the image for this one gets it.
+    pub platform: Option<String>,
 }
 
 /// How the component runs.

@@ -72,10 +72,12 @@ fn the_alternatives_of_the_example_are_valid_too() {
     assert!(matches!(parse(&s3, "s3").unwrap().store, super::StoreConfig::S3 { .. }));
     let docker = uncommented(
         &["context", "dockerfile", "target", "args"],
-        &["base", "files", "entrypoint", "cmd", "user", "workdir", "platform"],
+        &["base", "entrypoint", "cmd", "user", "workdir", "platform", "ports"],
     )
     .replacen("builder = \"oci\"", "builder = \"docker\"", 1)
     .replacen("env = { RUST_LOG = \"info\" }", "#", 1);
+    let (before, rest) = docker.split_once("files = [\n").unwrap();
+    let docker = format!("{before}{}", rest.split_once("\n]\n").unwrap().1);
     assert!(matches!(parse(&docker, "docker").unwrap().components["wine"].build.builder, super::Builder::Docker(_)));
 }
 

@@ -1,9 +1,8 @@
 //! Stage 1: the file as written. Each section is read by itself; what needs two sections is `validate`'s.
 
 use super::{
-    Build, Builder, Component, Config, DataPolicy, DataSet, DockerBuild, Environment, EnvironmentComponent, Model,
-    OciBuild, OciFile, OnWarn, Policy, Run, Signing, StoreConfig, Strategy, Target, Transfer, VersionSource, checks,
-    keys,
+    Component, Config, DataPolicy, DataSet, Environment, EnvironmentComponent, Model, OnWarn, Policy, Run, Signing,
+    StoreConfig, Strategy, Target, Transfer, VersionSource, build, checks, keys,
     paths::{absolute_path, inside_repository},
     reader::{Node, Section},
 };
@@ -195,9 +194,11 @@ fn component(name: Name, node: &Node<'_>) -> Option<Component> {
         models: section.names("models"),
         owners: section.texts("owners"),
         contracts: section.text_map("contracts"),
-        build: build(&section, &path),
-        repository: image.as_ref().and_then(repository),
-        insecure_registry: image.as_ref().is_some_and(|image| image.boolean("insecure", false)),
+        build: build::build(&section, &path),
+        registries: image.as_ref().map(build::registries).unwrap_or_default(),
+        tags: build::tags(image.as_ref()),
+        attach: image.as_ref().is_none_or(|image| image.boolean("attach", true)),
+        sbom: build::sbom(&section),
         run: section.get("run").and_then(|node| run(&node)),
         smoke: checks::smoke(&section),
         path,
@@ -245,60 +246,6 @@ fn last_line(error: &regex::Error) -> String {
     text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
-fn repository(image: &Section<'_>) -> Option<String> {
-    let repository = image.needed("repository", "\"registry.example.com/team/service\"");
-    let after_host = repository.rsplit('/').next().unwrap_or_default();
-    if repository.contains("://") || repository.contains('@') || after_host.contains(':') {
-        image.problem(
-            "repository",
-            "must be a repository without scheme, tag or digest: registry.example.com/team/service",
-        );
-    }
-    (!repository.is_empty()).then_some(repository)
-}
-
-#[derive(Clone, Copy)]
-enum BuilderWord {
-    None,
-    Docker,
-    Oci,
-}
-
-fn build(component: &Section<'_>, path: &str) -> Build {
-    let nothing = Build { prepare: Vec::new(), builder: Builder::None };
-    let Some(section) = component.get("build").and_then(|node| node.open()) else { return nothing };
-    let words = [("docker", BuilderWord::Docker), ("oci", BuilderWord::Oci), ("none", BuilderWord::None)];
-    if !section.has("builder") {
-        section.missing("builder", "is missing; write builder = \"docker\", \"oci\" or \"none\"");
-    }
-    let prepare = section.get("prepare").map(|node| node.items()).unwrap_or_default();
-    let prepare = prepare.iter().map(Node::texts).filter(|words| !words.is_empty()).collect();
-    let builder = match section.one_of("builder", &words) {
-        None => {
-            section.only(&[keys::BUILD, keys::BUILD_DOCKER, keys::BUILD_OCI]);
-            Builder::None
-        }
-        Some(BuilderWord::None) => {
-            belongs(
-                &section,
-                &[keys::BUILD],
-                &[keys::BUILD_DOCKER, keys::BUILD_OCI],
-                "builder \"none\" has no such key",
-            );
-            Builder::None
-        }
-        Some(BuilderWord::Docker) => {
-            belongs(&section, &[keys::BUILD, keys::BUILD_DOCKER], &[keys::BUILD_OCI], "belongs to builder \"oci\"");
-            Builder::Docker(docker_build(&section, path))
-        }
-        Some(BuilderWord::Oci) => {
-            belongs(&section, &[keys::BUILD, keys::BUILD_OCI], &[keys::BUILD_DOCKER], "belongs to builder \"docker\"");
-            Builder::Oci(oci_build(&section, path))
-        }
-    };
-    Build { prepare, builder }
-}
-
 /// Keys of the other choices get a sentence of their own; all others are unknown.
 pub(super) fn belongs(section: &Section<'_>, own: &[&keys::Keys], others: &[&keys::Keys], message: &str) {
     let all: Vec<&keys::Keys> = own.iter().chain(others).copied().collect();
@@ -313,83 +260,12 @@ pub(super) fn belongs(section: &Section<'_>, own: &[&keys::Keys], others: &[&key
     }
 }
 
-fn docker_build(section: &Section<'_>, path: &str) -> DockerBuild {
-    let context = section.filled("context").unwrap_or_else(|| ".".to_owned());
-    inside_repository(section.reader, &section.key("context"), path, &context);
-    let args = section.text_map("args");
-    for (key, value) in &args {
-        checks::not_in_the_clear(section, "args", key, value, "build arguments stay in the image's history");
-    }
-    let dockerfile = section.filled("dockerfile").unwrap_or_else(|| "Dockerfile".to_owned());
-    inside_repository(section.reader, &section.key("dockerfile"), &format!("{path}/{context}"), &dockerfile);
-    let target = section.filled("target");
-    let labels = section.text_map("labels");
-    DockerBuild { context, dockerfile, target, args, labels, engine: engine(section) }
-}
-
-fn engine(section: &Section<'_>) -> Option<String> {
+pub(super) fn engine(section: &Section<'_>) -> Option<String> {
     let engine = section.filled("engine")?;
     if !["unix:///", "tcp://", "http://"].iter().any(|scheme| engine.starts_with(scheme)) {
         section.problem("engine", "must be unix:///PATH or tcp://HOST:PORT");
     }
     Some(engine)
-}
-
-fn oci_build(section: &Section<'_>, path: &str) -> OciBuild {
-    let base = section.filled("base").unwrap_or_else(|| "scratch".to_owned());
-    match base.strip_prefix("oci-layout:") {
-        Some(layout) => inside_repository(section.reader, &section.key("base"), path, layout),
-        None if base == "scratch" => {}
-        None => section.problem("base", "must be \"scratch\" or \"oci-layout:PATH\""),
-    }
-    if !section.has("files") {
-        section.missing("files", "is missing; write files = [{ from = \"dist/app\", to = \"/app\" }]");
-    }
-    let files: Vec<OciFile> = section.each("files").iter().map(|file| oci_file(file, path)).collect();
-    let env = section.text_map("env");
-    for (key, value) in &env {
-        checks::not_in_the_clear(section, "env", key, value, "the environment of an image is public");
-    }
-    let platform = section.filled("platform").unwrap_or_else(|| "linux/amd64".to_owned());
-    if !matches!(platform.split('/').collect::<Vec<_>>()[..], ["linux", architecture] | ["linux", architecture, _] if !architecture.is_empty())
-    {
-        section.problem("platform", "must be linux/ARCHITECTURE, for example linux/amd64");
-    }
-    let workdir = section.filled("workdir");
-    if let Some(workdir) = &workdir {
-        absolute_path(section.reader, &section.key("workdir"), workdir);
-    }
-    OciBuild {
-        base,
-        files,
-        entrypoint: section.texts("entrypoint"),
-        cmd: section.texts("cmd"),
-        env,
-        user: section.filled("user").unwrap_or_else(|| "1000".to_owned()),
-        workdir,
-        labels: section.text_map("labels"),
-        platform,
-    }
-}
-
-fn oci_file(file: &Section<'_>, path: &str) -> OciFile {
-    file.only(&[keys::OCI_FILE]);
-    let from = file.needed("from", "\"dist/app\"");
-    if !from.is_empty() {
-        inside_repository(file.reader, &file.key("from"), path, &from);
-    }
-    let to = file.needed("to", "\"/app\"");
-    if !to.is_empty() {
-        absolute_path(file.reader, &file.key("to"), &to);
-    }
-    let mode = file.text("mode").and_then(|text| {
-        let mode = u32::from_str_radix(text.trim_start_matches("0o"), 8).ok().filter(|mode| *mode <= 0o777);
-        if mode.is_none() {
-            file.problem("mode", "must be octal permission bits without setuid, for example \"0755\"");
-        }
-        mode
-    });
-    OciFile { from, to, mode }
 }
 
 fn run(node: &Node<'_>) -> Option<Run> {

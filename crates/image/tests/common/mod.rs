@@ -52,7 +52,13 @@ pub fn oci(files: &[(&str, &str, Option<u32>)]) -> OciBuild {
         base: "scratch".to_owned(),
         files: files
             .iter()
-            .map(|(from, to, mode)| OciFile { from: (*from).to_owned(), to: (*to).to_owned(), mode: *mode })
+            .map(|(from, to, mode)| OciFile {
+                from: (*from).to_owned(),
+                to: (*to).to_owned(),
+                mode: *mode,
+                owner: None,
+                platform: None,
+            })
             .collect(),
         entrypoint: vec!["/app/run".to_owned()],
         cmd: vec!["--serve".to_owned()],
@@ -60,7 +66,9 @@ pub fn oci(files: &[(&str, &str, Option<u32>)]) -> OciBuild {
         user: "1000".to_owned(),
         workdir: Some("/app".to_owned()),
         labels: BTreeMap::from([("team".to_owned(), "wine".to_owned())]),
-        platform: "linux/amd64".to_owned(),
+        base_insecure: false,
+        platforms: vec!["linux/amd64".to_owned()],
+        ports: Vec::new(),
     }
 }
 
@@ -120,6 +128,8 @@ fn placeholder(root: &Path, digest: Digest) -> image::Built {
         layers: Vec::new(),
         platform: String::new(),
         bytes: 0,
+        index: None,
+        platforms: Vec::new(),
         log_tail: Vec::new(),
     }
 }
