@@ -42,7 +42,12 @@ pub fn docker_archive(layout: &Path, reference: Option<&str>, out: impl Write) -
         manifest.annotations.insert("io.containerd.image.name".to_owned(), full_name(name));
         manifest.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag);
     }
-    let index = Index { schema_version: 2, media_type: Some(INDEX.to_owned()), manifests: vec![manifest] };
+    let index = Index {
+        schema_version: 2,
+        media_type: Some(INDEX.to_owned()),
+        manifests: vec![manifest],
+        annotations: Default::default(),
+    };
     append_directory(&mut archive, "blobs/")?;
     append_directory(&mut archive, "blobs/sha256/")?;
     let mut list = blobs(layout)?;

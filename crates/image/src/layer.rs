@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    spec::{DOCKER_LAYER, Descriptor, LAYER_GZIP, LAYER_TAR},
+    spec::{DOCKER_LAYER, DOCKER_LAYER_ZSTD, Descriptor, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, is_foreign},
     tarread::Stop,
     unpack::Limits,
 };
@@ -179,6 +179,13 @@ struct Capped<R> {
     compressed: u64,
 }
 
+impl<R> Capped<R> {
+    fn new(inner: R, descriptor: &Descriptor, limits: &Limits, allowed: u64) -> Self {
+        let limit = allowed.min(limits.ratio_from.max(descriptor.size.saturating_mul(limits.ratio)));
+        Self { inner, left: limit, limit, compressed: descriptor.size }
+    }
+}
+
 impl<R: Read> Read for Capped<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
@@ -193,23 +200,95 @@ impl<R: Read> Read for Capped<R> {
 /// The uncompressed bytes of a layer, hashed as they are read.
 pub(crate) type LayerReader = Hashing<Box<dyn Read + Send>>;
 
+/// How the bytes of a layer are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+impl Packing {
+    /// How a layer is packed, by its media type. One that is not here but wherever its manifest says is refused.
+    pub(crate) fn of(descriptor: &Descriptor) -> Result<Self> {
+        if is_foreign(&descriptor.media_type) || !descriptor.urls.is_empty() {
+            let from = descriptor.urls.first().map(|url| format!(", to be fetched from {url}")).unwrap_or_default();
+            return Err(Error::Hostile {
+                layer: descriptor.digest,
+                entry: "(all)".to_owned(),
+                why: format!(
+                    "it is a foreign layer ({}{from}); only layers that come with the image are read",
+                    descriptor.media_type
+                ),
+            });
+        }
+        match descriptor.media_type.as_str() {
+            LAYER_TAR => Ok(Self::Plain),
+            LAYER_GZIP | DOCKER_LAYER => Ok(Self::Gzip),
+            LAYER_ZSTD | DOCKER_LAYER_ZSTD => Ok(Self::Zstd),
+            other => Err(Error::damaged(
+                descriptor.digest,
+                format!("its media type {other:?} is no layer that is understood (tar, gzip, zstd)"),
+            )),
+        }
+    }
+}
+
 /// Opens a layer of a layout. `allowed` is what is left of [`Limits::bytes`].
 pub(crate) fn read_layer(blobs: &Path, descriptor: &Descriptor, limits: &Limits, allowed: u64) -> Result<LayerReader> {
     let path = blobs.join(descriptor.digest.hex());
+    let packing = Packing::of(descriptor)?;
     let file = File::open(&path).map_err(Error::file("open layer", &path))?;
-    let buffered = BufReader::with_capacity(BUFFER, file);
-    let limit = allowed.min(limits.ratio_from.max(descriptor.size.saturating_mul(limits.ratio)));
-    let inner: Box<dyn Read + Send> = match descriptor.media_type.as_str() {
-        LAYER_TAR => Box::new(buffered),
-        LAYER_GZIP | DOCKER_LAYER => Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(buffered))),
-        other => {
-            return Err(Error::damaged(
-                descriptor.digest,
-                format!("its media type {other:?} is no layer that is understood (tar, gzip)"),
-            ));
+    let inner = unpacked(packing, file).map_err(|error| read_failed(descriptor.digest, error))?;
+    Ok(Hashing::new(Box::new(Capped::new(inner, descriptor, limits, allowed))))
+}
+
+/// A zstd frame may ask for at most this much memory (128 MiB), as the `zstd` program allows by itself.
+const ZSTD_WINDOW_LOG: u32 = 27;
+
+fn unpacked<'a>(packing: Packing, packed: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let buffered = BufReader::with_capacity(BUFFER, packed);
+    Ok(match packing {
+        Packing::Plain => Box::new(buffered),
+        Packing::Gzip => Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(buffered))),
+        Packing::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+            Box::new(BufReader::with_capacity(BUFFER, decoder))
         }
-    };
-    Ok(Hashing::new(Box::new(Capped { inner, left: limit, limit, compressed: descriptor.size })))
+    })
+}
+
+/// Checks a layer in one pass: digest and size of the blob, and its identity before compression.
+pub(crate) fn check_layer(blobs: &Path, descriptor: &Descriptor, diff_id: &Digest, limits: &Limits) -> Result<()> {
+    let path = blobs.join(descriptor.digest.hex());
+    let packing = Packing::of(descriptor)?;
+    let mut packed = Hashing::new(File::open(&path).map_err(Error::file("open layer", &path))?);
+    let failed = |error| read_failed(descriptor.digest, error);
+    let outcome = unpacked(packing, &mut packed).and_then(|plain| {
+        let mut reader = Hashing::new(Capped::new(plain, descriptor, limits, limits.bytes));
+        io::copy(&mut reader, &mut io::sink()).map(|_| reader.finish().1)
+    });
+    // What the decompressor left is part of the blob, and a wrong blob is told as that, not as what its bytes happen to be.
+    io::copy(&mut packed, &mut io::sink()).map_err(Error::file("read layer", &path))?;
+    let (_, digest, size) = packed.finish();
+    if digest != descriptor.digest || size != descriptor.size {
+        return Err(wrong_bytes(descriptor, digest, size));
+    }
+    let identity = outcome.map_err(failed)?;
+    if identity != *diff_id {
+        return Err(Error::damaged(
+            descriptor.digest,
+            format!("the layer unpacks to {identity}, the configuration says {diff_id}"),
+        ));
+    }
+    Ok(())
+}
+
+/// A blob that is not what its descriptor says.
+pub(crate) fn wrong_bytes(descriptor: &Descriptor, digest: Digest, size: u64) -> Error {
+    let why = format!("it has {size} bytes with digest {digest}, not {} bytes", descriptor.size);
+    Error::damaged(descriptor.digest, why)
 }
 
 /// What a failed reading of a layer means.

@@ -48,7 +48,7 @@ mod unpack;
 pub use archive::docker_archive;
 pub use docker::{BUILD_LABEL, build_docker, docker_ping};
 pub use error::{Error, Result};
-pub use layout::{Built, assemble, blobs, open};
+pub use layout::{Built, PlatformImage, assemble, blobs, open};
 pub use oci::build_oci;
 pub use registry::{push, registry_ping};
 pub use unpack::{Limits, Unpacked, unpack};
