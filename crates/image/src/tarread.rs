@@ -3,7 +3,9 @@
 //!
 //! It differs from the `tar` crate where a layer may come from anywhere: long names are read into memory only up to
 //! [`MAX_NAME`] bytes, a PAX `size` that contradicts its header is an error (the *size smuggling* by which a second archive hides
-//! inside a file for one of two readers), and sparse files and unknown entry types are errors instead of guesses.
+//! inside a file for one of two readers), and sparse files and unknown entry types are errors instead of guesses. So are extension
+//! records that readers combine differently (two PAX headers before one entry, a global one in between, an empty value, which
+//! means "as in the header" to some), and anything but zeros after the end mark.
 //! Formats: POSIX.1-2001 pax, ustar, GNU long names.
 
 use std::io::{self, Read};
@@ -15,6 +17,8 @@ pub(crate) const MAX_NAME: u64 = 4096;
 const MAX_PAX: u64 = 1 << 20;
 /// The least size that the header's eleven octal digits cannot hold.
 const BEYOND_OCTAL: u64 = 1 << 33;
+/// No file is larger; more could not be counted together with its padding.
+const LARGEST: u64 = i64::MAX as u64;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,14 @@ struct Extensions {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
+    /// Whether there was a PAX header, of however many records.
+    pax: bool,
+}
+
+impl Extensions {
+    fn is_empty(&self) -> bool {
+        !self.pax && self.path.is_none() && self.link.is_none()
+    }
 }
 
 impl<R: Read> TarReader<R> {
@@ -81,6 +93,9 @@ impl<R: Read> TarReader<R> {
         loop {
             self.skip_rest()?;
             let Some(header) = self.header()? else {
+                if !extensions.is_empty() {
+                    return self.refuse("the archive ends between an extension record and its entry");
+                }
                 return Ok(None);
             };
             let size = self.number(&header[124..136], "size")?;
@@ -94,10 +109,16 @@ impl<R: Read> TarReader<R> {
                     self.set_once(&mut extensions.link, until_nul(&name).to_vec(), "link")?;
                 }
                 b'x' => {
+                    if std::mem::replace(&mut extensions.pax, true) {
+                        return self.refuse("the entry after it has two PAX headers");
+                    }
                     let records = self.small(size, MAX_PAX)?;
                     self.pax(&records, &mut extensions, false)?;
                 }
                 b'g' => {
+                    if !extensions.is_empty() {
+                        return self.refuse("a global PAX record stands between an extension record and its entry");
+                    }
                     let records = self.small(size, MAX_PAX)?;
                     self.pax(&records, &mut extensions, true)?;
                 }
@@ -123,10 +144,19 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// Reads everything after the end mark, so that the whole stream is hashed and checked.
+    /// Reads everything after the end mark, so that the whole stream is hashed. Only zeros may be there: a second archive
+    /// would be seen by readers that go on, and by no other.
     pub(crate) fn drain(mut self) -> Result<R, Stop> {
-        io::copy(&mut self.inner, &mut io::sink()).map_err(Stop::Io)?;
-        Ok(self.inner)
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match self.inner.read(&mut buffer) {
+                Ok(0) => return Ok(self.inner),
+                Ok(read) if buffer[..read].iter().all(|byte| *byte == 0) => {}
+                Ok(_) => return self.refuse("there is something after the end of the archive, which follows it"),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Stop::Io(error)),
+            }
+        }
     }
 
     fn entry(&mut self, header: &[u8; BLOCK], flag: u8, size: u64, extensions: Extensions) -> Result<Entry, Stop> {
@@ -138,6 +168,9 @@ impl<R: Read> TarReader<R> {
             Some(pax) => return self.refuse(format!("its size is {size} in the header and {pax} in the PAX record")),
             None => size,
         };
+        if size > LARGEST {
+            return self.refuse(format!("its size, {size}, is larger than any file"));
+        }
         let kind = match flag {
             b'0' | 0 | b'7' if path.ends_with(b"/") => Kind::Directory,
             b'0' | 0 | b'7' => Kind::File,
@@ -222,7 +255,8 @@ impl<R: Read> TarReader<R> {
             let space = records.iter().position(|byte| *byte == b' ').ok_or_else(malformed)?;
             let length = std::str::from_utf8(&records[..space])
                 .ok()
-                .and_then(|text| text.parse::<usize>().ok())
+                .and_then(digits)
+                .and_then(|length| usize::try_from(length).ok())
                 .ok_or_else(malformed)?;
             if length <= space + 1 || length > records.len() || records[length - 1] != b'\n' {
                 return Err(malformed());
@@ -234,11 +268,13 @@ impl<R: Read> TarReader<R> {
             match key {
                 b"comment" => {}
                 _ if global => return self.refuse("a global PAX record sets attributes of every entry"),
+                b"path" | b"linkpath" | b"size" if value.is_empty() => {
+                    return self.refuse("the entry after it has an empty PAX record");
+                }
                 b"path" => self.set_once(&mut extensions.path, value.to_vec(), "path")?,
                 b"linkpath" => self.set_once(&mut extensions.link, value.to_vec(), "link")?,
                 b"size" => {
-                    let size =
-                        std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or_else(malformed)?;
+                    let size = std::str::from_utf8(value).ok().and_then(digits).ok_or_else(malformed)?;
                     if extensions.size.replace(size).is_some() {
                         return self.refuse("the entry after it has two sizes");
                     }
@@ -282,6 +318,11 @@ impl<R: Read> TarReader<R> {
             _ => self.refuse(format!("the {what} in the header after it is no number")),
         }
     }
+}
+
+/// A decimal number without the sign that the standard library would read.
+fn digits(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|_| !text.starts_with('+'))
 }
 
 fn padding(size: u64) -> u64 {

@@ -109,6 +109,7 @@ fn unpack_layers(layout: &Path, to: &Path, documents: &Documents, limits: &Limit
     let root = rustix::fs::openat(CWD, to, flags, Mode::empty()).map_err(|e| Error::file("open", to)(e.into()))?;
     let (mut bytes, mut entries, mut stripped) = (0, 0, Vec::new());
     for (descriptor, diff_id) in documents.manifest.layers.iter().zip(&documents.config.rootfs.diff_ids) {
+        sized(&blobs_dir(layout), descriptor)?;
         let reader = read_layer(&blobs_dir(layout), descriptor, limits, limits.bytes - bytes)?;
         let mut layer = Layer {
             root: &root,
@@ -144,6 +145,17 @@ fn unpack_layers(layout: &Path, to: &Path, documents: &Documents, limits: &Limit
         bytes,
         entries,
     })
+}
+
+/// The ratio of a layer is counted from its size, so its size must be that of its file.
+fn sized(blobs: &Path, descriptor: &Descriptor) -> Result<()> {
+    let path = blobs.join(descriptor.digest.hex());
+    let found = fs::symlink_metadata(&path).map_err(Error::file("look at layer", &path))?;
+    if found.is_file() && found.len() == descriptor.size {
+        return Ok(());
+    }
+    let why = format!("the layer is no file of {} bytes: {} has {}", descriptor.size, path.display(), found.len());
+    Err(Error::damaged(descriptor.digest, why))
 }
 
 /// Splits an entry's path; an error says why it is refused.
@@ -386,6 +398,7 @@ impl Layer<'_> {
         self.make_room(entry, parent, name)?;
         rustix::fs::linkat(&directory, last, parent, name, AtFlags::empty()).or_else(|error| match error {
             Errno::NOENT => self.refuse(entry, "it is a hard link to itself"),
+            Errno::MLINK => self.refuse(entry, "its file has more hard links than the file system allows"),
             error => self.failed(entry, "create the hard link", error),
         })
     }

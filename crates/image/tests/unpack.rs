@@ -261,7 +261,7 @@ fn hostile_layers_are_refused_and_leave_nothing() {
         (
             "a symbolic link as the folder of a hard link",
             vec![symlink("d", "../outside"), entry("d/x", b'1', "d", 0, b"")],
-            "not a plain file",
+            "symbolic link",
         ),
         ("a hard link to a folder", vec![folder("d"), entry("a", b'1', "d", 0o755, b"")], "not a plain file"),
         ("a hard link to the root", vec![entry("a", b'1', "./", 0o755, b"")], "hard link to the root"),
@@ -271,7 +271,7 @@ fn hostile_layers_are_refused_and_leave_nothing() {
             vec![symlink("d", "/dev"), entry("d/null", b'3', "", 0o666, b"")],
             "symbolic link",
         ),
-        ("the root as a file", vec![file("./", "")], "root folder"),
+        ("the root as a file", vec![file(".", "")], "root folder"),
         ("a deletion of the root's parent", vec![file("a/.wh...", "")], "deletion of no name"),
         ("a deletion by a name that climbs", vec![file("../.wh.outside", "")], "leaves the image"),
         ("a name of 300 bytes", vec![with_pax(pax("path", &"x".repeat(300)))], "longer than 255"),
