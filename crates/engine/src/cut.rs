@@ -5,18 +5,18 @@
 //! built: images are taken from their layout on disk, never built a second time.
 
 use crate::{
-    artifacts::{blocking, digest_of, layout_path},
+    artifacts::{blocking, digest_of},
+    build::build_one,
     data,
     error::{Doing, Error, Result},
     git::{self, Head},
     journal::Log,
-    models, releases,
+    models, publish, releases,
     workspace::Workspace,
 };
 use domain::{
-    Digest, Event, Name, ReleaseName,
-    config::{Builder, Component, Registry, TagKind, VersionSource},
-    event::Unit,
+    Digest, Name, ReleaseName,
+    config::{Component, VersionSource},
     manifest::{self, Anchor, Manifest, Provenance, VersionKey},
     version::{VersionFile, agree},
 };
@@ -27,37 +27,11 @@ use ledger::{
 };
 use semver::Version;
 use serde::Serialize;
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, time::Duration};
 use store::{Family, Store};
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
-/// How many lines of a failed command are shown.
-const TAIL: usize = 20;
 /// How long a collection that removes what a release needs is waited for; longer than the lease of a dead one.
 const PATIENCE: Duration = Duration::from_secs(90);
-
-/// An image that was built.
-#[derive(Debug, Clone, Serialize)]
-pub struct BuiltComponent {
-    /// The component.
-    pub component: Name,
-    /// Its version.
-    pub version: Version,
-    /// `docker`, `oci` or `none`.
-    pub builder: String,
-    /// The image; `None` for a component without a builder.
-    pub image: Option<manifest::Image>,
-    /// Its platform.
-    pub platform: Option<String>,
-    /// Its OCI layout on this host.
-    pub layout: Option<PathBuf>,
-}
 
 /// A sealed release.
 #[derive(Debug, Clone, Serialize)]
@@ -114,142 +88,6 @@ pub fn version(workspace: &Workspace, component: &Component) -> Result<Version> 
     Ok(version)
 }
 
-/// Builds images, of all components when none is named. Nothing is published.
-pub async fn build(workspace: &Workspace, wanted: &[String]) -> Result<Vec<BuiltComponent>> {
-    let mut built = Vec::new();
-    let head = git::head(&workspace.root).await.ok();
-    let components: Vec<&Component> = match wanted {
-        [] => workspace.config.components.values().collect(),
-        names => names.iter().map(|name| component(workspace, Some(name))).collect::<Result<_>>()?,
-    };
-    for component in components {
-        let version = version(workspace, component)?;
-        built.push(build_one(workspace, component, &version, head.as_ref()).await?);
-    }
-    Ok(built)
-}
-
-async fn build_one(
-    workspace: &Workspace,
-    component: &Component,
-    version: &Version,
-    head: Option<&Head>,
-) -> Result<BuiltComponent> {
-    let folder = workspace.root.join(&component.path);
-    for command in &component.build.prepare {
-        prepare(workspace, &folder, command).await?;
-    }
-    let created = head.map(|head| head.committed).unwrap_or_default();
-    let mut labels = BTreeMap::from([
-        ("org.opencontainers.image.title".to_owned(), component.name.to_string()),
-        ("org.opencontainers.image.version".to_owned(), version.to_string()),
-        ("org.opencontainers.image.created".to_owned(), created.to_string()),
-    ]);
-    if let Some(head) = head {
-        labels.insert("org.opencontainers.image.revision".to_owned(), head.commit.clone());
-    }
-    let images = workspace.cache().join("images");
-    fs::create_dir_all(&images).map_err(Error::file("make the folder", &images))?;
-    let temporary = tempfile::tempdir_in(&images).map_err(Error::file("make a folder in", &images))?;
-    let doing = || format!("build the image of {}", component.name);
-    let builder = &component.build.builder;
-    let (word, built) = match builder {
-        Builder::None => ("none", None),
-        Builder::Docker(spec) => {
-            let built = image::build_docker(spec, &folder, &labels, temporary.path(), &workspace.events).await;
-            ("docker", Some(built.doing(doing())?))
-        }
-        Builder::Oci(spec) => {
-            let (spec, to, events) = (spec.clone(), temporary.path().to_owned(), workspace.events.clone());
-            let built = blocking(move || image::build_oci(&spec, &folder, &labels, created, &to, &events)).await?;
-            ("oci", Some(built.doing(doing())?))
-        }
-        Builder::Nix(_) | Builder::Command(_) => {
-            return Err(Error::bad_input(format!("the builder of {} is not there yet", component.name)));
-        }
-    };
-    let Some(built) = built else {
-        let component = component.name.clone();
-        let version = version.clone();
-        return Ok(BuiltComponent {
-            component,
-            version,
-            builder: word.to_owned(),
-            image: None,
-            platform: None,
-            layout: None,
-        });
-    };
-    let layout = layout_path(&workspace.cache(), &built.manifest);
-    if !layout.exists() {
-        let kept = temporary.keep();
-        if fs::rename(&kept, &layout).is_err() {
-            // A concurrent build of the same image was quicker.
-            fs::remove_dir_all(&kept).map_err(Error::file("remove", &kept))?;
-        }
-    }
-    Ok(BuiltComponent {
-        component: component.name.clone(),
-        version: version.clone(),
-        builder: word.to_owned(),
-        image: Some(manifest::Image {
-            manifest: built.manifest,
-            config: built.config,
-            layers: built.layers,
-            bytes: built.bytes,
-            repository: component.registries.first().map(|registry| registry.repository.clone()),
-        }),
-        platform: Some(built.platform),
-        layout: Some(layout),
-    })
-}
-
-/// Runs one command of `prepare`, its lines as events.
-async fn prepare(workspace: &Workspace, folder: &Path, command: &[String]) -> Result<()> {
-    let Some((program, arguments)) = command.split_first() else { return Ok(()) };
-    let shown = command.join(" ");
-    let failed =
-        |how: String, tail: Vec<String>| Error::Command { what: format!("the prepare command `{shown}`"), how, tail };
-    let mut child = tokio::process::Command::new(program)
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| failed(format!("it cannot be started: {error}"), Vec::new()))?;
-    let task = workspace.events.task(format!("run {shown}"), None, Unit::Items);
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let (out, err, status) = tokio::join!(lines(workspace, program, out), lines(workspace, program, err), child.wait());
-    let status = status.map_err(|error| failed(error.to_string(), Vec::new()))?;
-    if status.success() {
-        task.finish("done");
-        return Ok(());
-    }
-    let mut tail: Vec<String> = out.into_iter().chain(err).collect();
-    tail.drain(..tail.len().saturating_sub(TAIL));
-    Err(failed(status.to_string(), tail))
-}
-
-/// Passes lines on as they come and keeps the last ones.
-async fn lines(workspace: &Workspace, source: &str, stream: Option<impl AsyncRead + Unpin>) -> Vec<String> {
-    let mut tail = Vec::new();
-    let Some(stream) = stream else { return tail };
-    let mut reader = BufReader::new(stream);
-    let mut line = Vec::new();
-    while matches!(reader.read_until(b'\n', &mut line).await, Ok(count) if count > 0) {
-        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        workspace.events.emit(Event::Output { source: source.to_owned(), line: text.clone() });
-        tail.push(text);
-        if tail.len() > TAIL {
-            tail.remove(0);
-        }
-        line.clear();
-    }
-    tail
-}
-
 /// Cuts a release of a component: clean tree, agreeing versions, build, publish, seal.
 pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResult> {
     let component = component(workspace, wanted)?;
@@ -287,7 +125,10 @@ pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResul
         publish_data(workspace, &store, &content).await?;
         return Ok(result(&release, sealed.digest, false, sealed.manifest));
     }
-    publish(workspace, &store, component, &built, &content).await?;
+    publish_data(workspace, &store, &content).await?;
+    publish_configuration(workspace, &store, component, &content).await?;
+    publish::store_built(workspace, &store, &built).await?;
+    publish::push(workspace, component, &built).await?;
     offered.previous = previous(&store, &trusted, &release).await?;
     offered.anchors = anchors(workspace, &store, &trusted).await?;
     offered.provenance.sealed = workspace.now();
@@ -476,38 +317,16 @@ async fn model_of(workspace: &Workspace, store: &Store, trusted: &TrustedKeys, n
     })
 }
 
-/// Puts everything that a release consists of into the store, and the image into its registry.
-async fn publish(
+/// Puts the configuration files into the store.
+async fn publish_configuration(
     workspace: &Workspace,
     store: &Store,
     component: &Component,
-    built: &BuiltComponent,
     content: &Content,
 ) -> Result<()> {
-    publish_data(workspace, store, content).await?;
     for (path, file) in &content.configuration {
         let full = workspace.root.join(&component.path).join(path);
         store.put_file(Family::Blob, &file.digest, &full, None).await.doing(format!("store {path}"))?;
-    }
-    let Some(layout) = &built.layout else { return Ok(()) };
-    let blobs = image::blobs(layout).doing("read the image that was built")?;
-    let total = blobs.iter().map(|(_, _, size)| size).sum();
-    let task = workspace.events.task(format!("store the image of {}", component.name), Some(total), Unit::Bytes);
-    // The image's manifest last, after everything that it refers to.
-    let manifest = built.image.as_ref().map(|image| image.manifest);
-    let (last, first): (Vec<_>, Vec<_>) = blobs.iter().partition(|(digest, _, _)| Some(*digest) == manifest);
-    for (digest, path, _) in first.into_iter().chain(last) {
-        store
-            .put_file(Family::Blob, digest, path, Some(&task))
-            .await
-            .doing(format!("store the image of {}", component.name))?;
-    }
-    task.finish("stored and verified");
-    for Registry { repository, insecure } in &component.registries {
-        let tags = tags(&built.version, &component.tags);
-        image::push(layout, repository, &tags, *insecure, &workspace.events)
-            .await
-            .doing(format!("push the image of {} to {repository}", component.name))?;
     }
     Ok(())
 }
@@ -528,20 +347,6 @@ async fn publish_data(workspace: &Workspace, store: &Store, content: &Content) -
         }
     }
     Ok(())
-}
-
-/// `X.Y.Z`, `X.Y`, `X`, `latest`, as the configuration says; a prerelease only its own.
-fn tags(version: &Version, kinds: &[TagKind]) -> Vec<String> {
-    let Version { major, minor, .. } = version;
-    let of_release = |kind: &&TagKind| version.pre.is_empty() || **kind == TagKind::Version;
-    let kinds = kinds.iter().filter(of_release);
-    let tag = |kind: &TagKind| match kind {
-        TagKind::Version => version.to_string(),
-        TagKind::Minor => format!("{major}.{minor}"),
-        TagKind::Major => major.to_string(),
-        TagKind::Latest => "latest".to_owned(),
-    };
-    kinds.map(tag).collect()
 }
 
 async fn previous(store: &Store, trusted: &TrustedKeys, release: &ReleaseName) -> Result<Option<manifest::Previous>> {

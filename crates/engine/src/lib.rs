@@ -13,7 +13,9 @@
 //! | [`git`] | facts of the repository, asked of `git` in its stable formats |
 //! | [`keyring`] | signing keys and trusted keys as files |
 //! | [`journal`] | the ledger of an environment in the store: append, read, verify |
-//! | [`releases`], [`cut`] | sealed releases: find, verify; build, publish, seal |
+//! | [`build`] | from sources to what is built of them, on this host |
+//! | [`publish`] | what was built, into the store and the registries |
+//! | [`releases`], [`cut`] | sealed releases: find and verify; from a commit to a sealed release |
 //! | [`data`], [`models`] | data sets and models of the workspace |
 //! | [`dvc`] | data sets from DVC, and to a remote of DVC |
 //! | [`artifacts`] | what a workload needs, fetched and verified onto this host |
@@ -28,6 +30,7 @@
 //! ledger and an observation of the world.
 
 pub mod artifacts;
+pub mod build;
 pub mod collect;
 pub mod cut;
 pub mod data;
@@ -40,6 +43,7 @@ pub mod init;
 pub mod journal;
 pub mod keyring;
 pub mod models;
+pub mod publish;
 pub mod releases;
 pub mod restore;
 pub mod rollout;

@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> {
     let workspace = shell.workspace()?;
-    let built = engine::cut::build(&workspace, &arguments.components).await?;
+    let built = engine::build::build(&workspace, &arguments.components).await?;
     let mut table = Table::new(["COMPONENT", "VERSION", "BUILDER", "PLATFORM", "IMAGE", "SIZE"]);
     for one in &built {
         let image = one.image.as_ref();
