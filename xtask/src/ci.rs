@@ -160,7 +160,7 @@ fn provide_parts(run: &mut Run) -> Ended {
     let mut problems = Vec::new();
     for (part, outcome) in &run.parts {
         match outcome {
-            Ok(one) => println!("{:<11} {:<42} {:>6.1} s", part.name(), one.source, one.took.as_secs_f64()),
+            Ok(one) => println!("{:<13} {:<42} {:>6.1} s", part.name(), one.source, one.took.as_secs_f64()),
             Err(problem) => problems.push(format!("{}: {problem}", part.name())),
         }
     }

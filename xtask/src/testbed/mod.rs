@@ -7,6 +7,7 @@
 //! dropped stops what it started, by process id.
 
 mod http;
+mod judges;
 mod peers;
 mod prove;
 mod provide;
@@ -21,8 +22,10 @@ use std::{path::Path, process::ExitCode};
 /// One program that tests need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// A private Docker Engine.
+    /// A private Docker Engine, the oldest that Sealift supports.
     Docker,
+    /// Another, the newest, which keeps images as containerd does.
+    DockerNewest,
     /// An OCI registry without authentication.
     Registry,
     /// An S3 server that is not ours.
@@ -35,6 +38,16 @@ pub(crate) enum Part {
     Cosign,
     /// The reader of image archives and registries.
     Skopeo,
+    /// Another, of those who wrote the library that most others are made with.
+    Crane,
+    /// The maker of software bills of materials.
+    Syft,
+    /// The finder of secrets.
+    Gitleaks,
+    /// The scanner of Python packages.
+    PipAudit,
+    /// The scanner of Cargo lock files.
+    CargoAudit,
     /// The S3 client that operators have.
     Awscli,
     /// The S3 client that is known for its speed.
@@ -53,14 +66,20 @@ pub(crate) enum Part {
 
 impl Part {
     /// Every part, servers first.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Docker,
+        Self::DockerNewest,
         Self::Registry,
         Self::Minio,
         Self::Seaweedfs,
         Self::Versity,
         Self::Cosign,
         Self::Skopeo,
+        Self::Crane,
+        Self::Syft,
+        Self::Gitleaks,
+        Self::PipAudit,
+        Self::CargoAudit,
         Self::Awscli,
         Self::S5cmd,
         Self::Rclone,
@@ -70,19 +89,26 @@ impl Part {
         Self::Nix,
     ];
     /// What the workspace's tests ask for by `SEALIFT_TEST_*`.
-    pub(crate) const FOR_TESTS: [Self; 12] = [
+    pub(crate) const FOR_TESTS: [Self; 19] = [
         Self::Docker,
+        Self::DockerNewest,
         Self::Registry,
         Self::Minio,
         Self::Seaweedfs,
         Self::Versity,
         Self::Cosign,
         Self::Skopeo,
+        Self::Crane,
+        Self::Syft,
+        Self::Gitleaks,
+        Self::PipAudit,
+        Self::CargoAudit,
         Self::Awscli,
         Self::S5cmd,
         Self::Rclone,
         Self::Restic,
         Self::Dvc,
+        Self::Nix,
     ];
     /// The S3 servers.
     pub(crate) const BUCKETS: [Self; 3] = [Self::Minio, Self::Versity, Self::Seaweedfs];
@@ -91,12 +117,18 @@ impl Part {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Docker => "docker",
+            Self::DockerNewest => "docker-newest",
             Self::Registry => "registry",
             Self::Minio => "minio",
             Self::Seaweedfs => "seaweedfs",
             Self::Versity => "versity",
             Self::Cosign => "cosign",
             Self::Skopeo => "skopeo",
+            Self::Crane => "crane",
+            Self::Syft => "syft",
+            Self::Gitleaks => "gitleaks",
+            Self::PipAudit => "pip-audit",
+            Self::CargoAudit => "cargo-audit",
             Self::Awscli => "awscli",
             Self::S5cmd => "s5cmd",
             Self::Rclone => "rclone",

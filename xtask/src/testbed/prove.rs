@@ -1,7 +1,7 @@
 //! One real request to each part, and a table of what came back.
 
-use super::{Part, Provided, Testbed, http, peers, servers};
-use crate::shell::{Outcome, capture, find_program};
+use super::{Part, Provided, Testbed, http, judges, peers, provide::debian_program, servers};
+use crate::shell::{Outcome, capture};
 use std::{
     fs,
     path::Path,
@@ -10,13 +10,13 @@ use std::{
 
 /// Proves each part and prints a line for it; a part without proof makes the task fail.
 pub(super) fn table(provided: &[Provided], testbed: &Testbed) -> Outcome<ExitCode> {
-    println!("{:<11} {:<42} {:>8}  proof", "part", "from", "provided");
+    println!("{:<13} {:<42} {:>8}  proof", "part", "from", "provided");
     let mut failed = 0;
     for one in provided {
         let proof = prove(one, testbed);
         failed += usize::from(proof.is_err());
         let said = proof.unwrap_or_else(|problem| format!("FAILED: {problem}"));
-        println!("{:<11} {:<42} {:>6.1} s  {said}", one.part.name(), one.source, one.took.as_secs_f64());
+        println!("{:<13} {:<42} {:>6.1} s  {said}", one.part.name(), one.source, one.took.as_secs_f64());
     }
     for (name, value) in testbed.environment() {
         println!("{name}={value}");
@@ -28,7 +28,7 @@ pub(super) fn table(provided: &[Provided], testbed: &Testbed) -> Outcome<ExitCod
 fn prove(one: &Provided, testbed: &Testbed) -> Outcome<String> {
     let first_line = |text: String| text.lines().next().unwrap_or_default().trim().to_owned();
     match one.part {
-        Part::Docker => prove_docker(testbed),
+        Part::Docker | Part::DockerNewest => prove_docker(one.part, testbed),
         Part::Registry => prove_registry(testbed),
         Part::Minio | Part::Seaweedfs | Part::Versity => prove_bucket(one.part, testbed),
         Part::S5cmd | Part::Rclone | Part::Restic | Part::Dvc => peers::prove(one, testbed),
@@ -37,40 +37,42 @@ fn prove(one: &Provided, testbed: &Testbed) -> Outcome<String> {
             let version = said.lines().find(|line| line.starts_with("GitVersion"));
             version.map(|line| format!("version: {line}")).ok_or_else(|| format!("no version in: {said}"))
         }
-        Part::Skopeo | Part::Awscli | Part::CargoDeny | Part::Nix => {
+        Part::Crane | Part::Syft | Part::Gitleaks => judges::prove(one, testbed),
+        Part::Skopeo | Part::Awscli | Part::CargoDeny | Part::Nix | Part::PipAudit | Part::CargoAudit => {
             capture(Command::new(&one.program).arg("--version")).map(first_line)
         }
     }
 }
 
 /// Builds an image `FROM scratch` around a static program and runs it.
-fn prove_docker(testbed: &Testbed) -> Outcome<String> {
-    let host = testbed.value(Part::Docker).ok_or("it was not started")?;
+fn prove_docker(part: Part, testbed: &Testbed) -> Outcome<String> {
+    let host = testbed.value(part).ok_or("it was not started")?;
     let socket = host.strip_prefix("unix://").unwrap_or(host);
     let (_, version) = http::get_unix(Path::new(socket), "/version")?;
     let (_, info) = http::get_unix(Path::new(socket), "/info")?;
     let version: serde_json::Value = serde_json::from_str(&version).map_err(|cause| format!("/version: {cause}"))?;
     let info: serde_json::Value = serde_json::from_str(&info).map_err(|cause| format!("/info: {cause}"))?;
 
-    let context = testbed.scratch("docker-proof")?;
+    let context = testbed.scratch(&format!("{}-proof", part.name()))?;
     let (source, dockerfile) = (context.join("main.rs"), context.join("Dockerfile"));
     fs::write(&source, "fn main() { println!(\"said from scratch\"); }")
         .and_then(|()| fs::write(&dockerfile, "FROM scratch\nCOPY main /main\nUSER 1000\nENTRYPOINT [\"/main\"]\n"))
         .map_err(|cause| format!("{}: {cause}", context.display()))?;
     let mut compile = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     capture(compile.args(["-C", "target-feature=+crt-static", "main.rs"]).current_dir(&context))?;
-    let client = find_program("docker").ok_or("there is no program 'docker' (Debian package docker.io)")?;
-    let docker = |args: &[&str]| {
-        // The classic builder: the other one is a plugin of the client, which need not be there.
+    let client = debian_program("docker").ok_or("there is no program 'docker' (Debian package docker.io)")?;
+    let docker = |build_kit: &str, args: &[&str]| {
         let mut command = Command::new(&client);
-        command.args(["-H", host]).args(args).env_remove("DOCKER_HOST").env("DOCKER_BUILDKIT", "0");
+        command.args(["-H", host]).args(args).env_remove("DOCKER_HOST").env("DOCKER_BUILDKIT", build_kit);
         capture(command.current_dir(&context))
     };
-    docker(&["build", "--quiet", "--tag", "proof", "."])?;
-    let said = docker(&["run", "--rm", "--read-only", "--cap-drop", "ALL", "--memory", "64m", "proof"])?;
+    // With the classic builder, and with BuildKit.
+    docker("0", &["build", "--quiet", "--tag", "proof", "."])?;
+    docker("1", &["build", "--quiet", "--no-cache", "--tag", "proof", "."])?;
+    let said = docker("1", &["run", "--rm", "--read-only", "--cap-drop", "ALL", "--memory", "64m", "proof"])?;
     let text = |value: &serde_json::Value, key: &str| value[key].as_str().unwrap_or("?").to_owned();
     Ok(format!(
-        "engine {} (API {}), {}, cgroup v{}; built and ran a container: {}",
+        "engine {} (API {}), {}, cgroup v{}; built with both builders and ran a container: {}",
         text(&version, "Version"),
         text(&version, "ApiVersion"),
         text(&info, "Driver"),

