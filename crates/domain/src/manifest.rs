@@ -31,6 +31,21 @@ pub struct Manifest {
     pub source: Source,
     /// Images by platform (`linux/amd64`).
     pub images: BTreeMap<String, Image>,
+    /// The image index over `images`, when there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<File>,
+    /// Plain files that the build left, by path: wheels, binaries, a binary cache.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub artifacts: BTreeMap<String, File>,
+    /// The list of what is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sbom: Option<Sbom>,
+    /// Signed statements about what is in it, made before it was sealed: signature, provenance, SBOM.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<Evidence>,
+    /// Where the image is in registries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<Published>,
     /// Configuration files by path.
     pub configuration: BTreeMap<String, File>,
     /// Data sets.
@@ -90,8 +105,41 @@ pub struct Image {
     pub layers: Vec<Digest>,
     /// Size of all blobs in bytes.
     pub bytes: u64,
-    /// `REPOSITORY` in a registry where it was pushed too.
-    pub repository: Option<String>,
+}
+
+/// A software bill of materials (CycloneDX JSON). Its file is in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sbom {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size.
+    pub bytes: u64,
+    /// How many components it lists.
+    pub components: u64,
+    /// Which tools made it, with their versions.
+    pub tool: String,
+}
+
+/// A Sigstore bundle under `attestations/` of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// What kind of claim it is.
+    pub predicate_type: String,
+    /// What it is about: the image, or the first subject of a release without one.
+    pub subject: Digest,
+    /// SHA-256 of the bundle.
+    pub bundle: Digest,
+}
+
+/// A repository of a registry that has the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// `REGISTRY/PATH`.
+    pub repository: String,
+    /// Whether it is reached over plain HTTP.
+    pub insecure: bool,
+    /// The tags that were given to it.
+    pub tags: Vec<String>,
 }
 
 /// A file in the store.
@@ -182,7 +230,7 @@ pub struct Anchor {
 pub struct Provenance {
     /// `sealift 0.1.0`.
     pub tool: String,
-    /// `docker`, `oci` or `none`.
+    /// `docker`, `oci`, `nix`, `command` or `none`.
     pub builder: String,
     /// Commands run before the build.
     pub prepare: Vec<Vec<String>>,
@@ -220,6 +268,12 @@ impl Manifest {
                 add(format!("image/{platform}/layer/{number}"), *layer);
             }
         }
+        if let Some(index) = &self.index {
+            add("image/index".to_owned(), index.digest);
+        }
+        for (path, file) in &self.artifacts {
+            add(format!("artifact/{path}"), file.digest);
+        }
         for (name, model) in &self.models {
             add(format!("model/{name}@{}", model.version), model.digest);
         }
@@ -228,6 +282,9 @@ impl Manifest {
         }
         for (path, file) in &self.configuration {
             add(format!("config/{path}"), file.digest);
+        }
+        if let Some(sbom) = &self.sbom {
+            add("sbom".to_owned(), sbom.digest);
         }
         if subjects.is_empty() {
             // A statement needs a subject; a release with nothing but thresholds is the thresholds.
@@ -242,6 +299,21 @@ impl Manifest {
         let mut blobs = self.subjects();
         blobs.retain(|subject| !snapshots.contains(&subject.digest) && subject.name != "gates");
         blobs
+    }
+
+    /// What a registry knows the image by: the index over all platforms, or the only image.
+    pub fn root(&self) -> Option<Digest> {
+        self.index.as_ref().map(|index| index.digest).or_else(|| match self.images.len() {
+            1 => self.images.values().next().map(|image| image.manifest),
+            _ => None,
+        })
+    }
+
+    /// Every name that the image has in registries, by digest: `REGISTRY/PATH@sha256:…`.
+    pub fn references(&self) -> Vec<String> {
+        let root = self.root();
+        let reference = |published: &Published| root.map(|root| format!("{}@{root}", published.repository));
+        self.published.iter().filter_map(reference).collect()
     }
 
     /// The image for this machine's platform, or the only one.
@@ -279,6 +351,9 @@ pub fn differences(sealed: &Manifest, offered: &Manifest) -> Vec<Difference> {
         let mut fields = BTreeMap::new();
         for (platform, image) in &manifest.images {
             fields.insert(format!("image {platform}"), image.manifest.to_string());
+        }
+        for (path, file) in &manifest.artifacts {
+            fields.insert(format!("artifact {path}"), file.digest.to_string());
         }
         for (path, file) in &manifest.configuration {
             fields.insert(format!("config {path}"), file.digest.to_string());

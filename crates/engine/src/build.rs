@@ -126,7 +126,6 @@ pub(crate) async fn build_one(
             config: built.config,
             layers: built.layers,
             bytes: built.bytes,
-            repository: component.registries.first().map(|registry| registry.repository.clone()),
         }),
         platform: Some(built.platform),
         layout: Some(layout),

@@ -36,11 +36,20 @@ fn content(manifest: &Manifest, fields: &mut Fields) {
     fields.add("commit", format!("{}{branch}, {}", source.commit, at(source.committed)));
     fields.list(
         "image",
-        manifest.images.iter().map(|(platform, image)| {
-            let pushed = image.repository.as_ref().map_or_else(String::new, |repository| format!(", {repository}"));
-            format!("{platform} {} ({}{pushed})", image.manifest, bytes(image.bytes))
-        }),
+        manifest
+            .images
+            .iter()
+            .map(|(platform, image)| format!("{platform} {} ({})", image.manifest, bytes(image.bytes))),
     );
+    fields.list("index", manifest.index.iter().map(|index| index.digest.to_string()));
+    fields.list("registry", manifest.references().into_iter());
+    fields.list(
+        "artifact",
+        manifest.artifacts.iter().map(|(path, file)| format!("{path} {} ({})", file.digest, bytes(file.bytes))),
+    );
+    if let Some(sbom) = &manifest.sbom {
+        fields.add("sbom", format!("{} ({}, {})", sbom.digest, count(sbom.components, "component"), sbom.tool));
+    }
     for (name, model) in &manifest.models {
         fields.add("model", format!("{name}@{} {} ({})", model.version, model.digest, bytes(model.bytes)));
         if !model.metrics.is_empty() {
