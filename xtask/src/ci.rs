@@ -29,7 +29,9 @@ const SUMMARY: &str = "SEALIFT_TEST_SUMMARY";
 /// The stores that must each have come through the suite of conformance.
 const STORES: [&str; 5] = ["memory", "embedded", "minio", "seaweedfs", "versity"];
 /// The campaigns that must each have lost nothing.
-const CAMPAIGNS: [&str; 2] = ["faults", "sigkill"];
+const CAMPAIGNS: [&str; 3] = ["faults", "sigkill", "images"];
+/// The engines that must each have built, run and restored an image, and the tools of others that must each have judged one.
+const SUPPLY: [&str; 6] = ["engine 20.10", "engine newest", "cosign", "crane", "skopeo", "syft"];
 
 /// How a stage ended.
 enum Ended {
@@ -295,7 +297,8 @@ fn judged(ended: Ended, lacking: &[String], strict: bool) -> Ended {
     }
 }
 
-/// What the tests did not say that they must: each store conforms, and each campaign lost nothing.
+/// What the tests did not say that they must: each store conforms, each campaign lost nothing, and each engine and judge was
+/// asked.
 fn lacking(said: &[String]) -> Vec<String> {
     let lines = |beginning: String| said.iter().filter(move |line| line.starts_with(&beginning));
     let stores = STORES.iter().filter_map(|store| {
@@ -307,7 +310,11 @@ fn lacking(said: &[String]) -> Vec<String> {
         let good = found.peek().is_some() && found.all(|line| line.contains(", 0 lost"));
         (!good).then(|| format!("the campaign {campaign} with nothing lost"))
     });
-    stores.chain(campaigns).collect()
+    let supply = SUPPLY.iter().filter_map(|judge| {
+        let none = lines(format!("supply: {judge}")).next().is_none();
+        none.then(|| format!("the supply chain with {judge}"))
+    });
+    stores.chain(campaigns).chain(supply).collect()
 }
 
 fn example(run: &mut Run) -> Ended {
@@ -488,15 +495,25 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_was_not_tried_and_a_campaign_that_lost_are_lacking() {
+    fn a_store_a_campaign_or_a_judge_that_is_not_heard_of_is_lacking() {
         let mut said: Vec<String> = STORES.map(|store| format!("conformance: {store}: 40 checks passed in 2 s")).into();
-        said.push("campaign: faults: 90 tried, 90 survived, 0 lost, seed 7".to_owned());
+        said.extend(SUPPLY.map(|judge| format!("supply: {judge}: 3 images")));
+        for campaign in ["faults: 90 tried, 90 survived", "images: 40 tried, 40 survived"] {
+            said.push(format!("campaign: {campaign}, 0 lost, seed 7"));
+        }
         said.push("campaign: sigkill: push 100, pull 100 survived, 0 lost, seed 7".to_owned());
         assert_eq!(lacking(&said), Vec::<String>::new());
-        said[6] = "campaign: sigkill: push 100, pull 99 survived, 10 lost, seed 7".to_owned();
-        said.remove(2);
-        assert_eq!(lacking(&said), ["conformance of the store minio", "the campaign sigkill with nothing lost"]);
-        assert_eq!(lacking(&[]).len(), STORES.len() + CAMPAIGNS.len());
+        let without = |beginning: &str| {
+            let kept: Vec<String> = said.iter().filter(|line| !line.starts_with(beginning)).cloned().collect();
+            lacking(&kept)
+        };
+        assert_eq!(without("conformance: minio"), ["conformance of the store minio"]);
+        assert_eq!(without("campaign: images"), ["the campaign images with nothing lost"]);
+        assert_eq!(without("supply: engine newest"), ["the supply chain with engine newest"]);
+        let last = said.len() - 1;
+        said[last] = "campaign: sigkill: push 100, pull 99 survived, 10 lost, seed 7".to_owned();
+        assert_eq!(lacking(&said), ["the campaign sigkill with nothing lost"]);
+        assert_eq!(lacking(&[]).len(), STORES.len() + CAMPAIGNS.len() + SUPPLY.len());
     }
 
     #[test]

@@ -8,7 +8,12 @@
 //! It never fails because something is slow: the machine that is measured on decides nothing.
 
 mod data;
+mod goals;
+mod proxy;
+mod sample;
 mod scene;
+mod stopwatch;
+mod table;
 
 use crate::shell::{Outcome, capture, cargo, workspace_root};
 use std::{
@@ -72,6 +77,11 @@ struct Contender {
 
 /// The task.
 pub(crate) fn run(args: &[String]) -> Outcome<ExitCode> {
+    if let [word] = args
+        && word == stopwatch::WORD
+    {
+        return stopwatch::serve();
+    }
     let of_data = args.first().is_some_and(|arg| arg == "data");
     if !of_data && args.iter().any(|arg| matches!(arg.as_str(), "--help" | "-h" | "help")) {
         print!("{USAGE}");

@@ -10,24 +10,24 @@
 //! time would say nothing.
 
 mod dataset;
-mod goals;
 mod plot;
-mod proxy;
 mod report;
-mod sample;
-mod stopwatch;
 mod tools;
 
+use super::{
+    goals::Row,
+    proxy::{self, Proxy},
+    sample::{Sample, Samples},
+    stopwatch::Stopwatch,
+    table,
+};
 use crate::{
     shell::{Outcome, workspace_root},
     testbed::{Part, Testbed, guarded, provide},
 };
 use dataset::Dataset;
-use goals::Row;
 use plot::{Line, Plot};
-use proxy::Proxy;
 use report::Traffic;
-use sample::{Sample, Samples};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -36,7 +36,6 @@ use std::{
     process::{Child, ExitCode, Stdio},
     time::{Duration, Instant},
 };
-use stopwatch::Stopwatch;
 use tools::{Programs, Server, Tool, Workplace};
 
 const USAGE: &str = "\
@@ -172,11 +171,6 @@ pub(super) fn run(args: &[String]) -> Outcome<ExitCode> {
         print!("{USAGE}");
         return Ok(ExitCode::SUCCESS);
     }
-    if let [word] = args
-        && word == stopwatch::WORD
-    {
-        return stopwatch::serve();
-    }
     let options = Options::parse(args)?;
     let stopwatch = Stopwatch::start()?;
     let sealift = options.program.clone().map_or_else(super::build, Ok)?;
@@ -213,9 +207,9 @@ pub(super) fn run(args: &[String]) -> Outcome<ExitCode> {
         begun: Instant::now(),
     };
     lab.measure()?;
-    println!("\n{}\n\n{}", report::terminal(&lab.rows), report::verdict(&lab.rows));
+    println!("\n{}\n\n{}", table::terminal(&lab.rows), table::verdict(&lab.rows));
     if let Some(to) = &options.to {
-        let machine = report::Machine::look(&programs, scratch.path());
+        let machine = report::machine(&programs, scratch.path());
         let how = options.words();
         report::write(to, &lab.rows, &lab.traffic, &machine, &lab.plots, &json!(lab.figures), &how)?;
         println!("written to {}", to.display());

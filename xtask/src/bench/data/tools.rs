@@ -1,10 +1,7 @@
 //! The tools that are compared, each as its manual says it is used: one place of work, one prefix in the bucket.
 
-use super::{
-    dataset::{self, Dataset},
-    sample::Sample,
-    stopwatch::Stopwatch,
-};
+use super::dataset::{self, Dataset};
+use crate::bench::{sample::Sample, stopwatch::Stopwatch};
 use crate::shell::{Outcome, capture};
 use std::{
     cell::Cell,

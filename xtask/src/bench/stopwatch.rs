@@ -33,7 +33,7 @@ impl Stopwatch {
     pub(super) fn start() -> Outcome<Self> {
         let program = std::env::current_exe().map_err(|cause| format!("this program is nowhere: {cause}"))?;
         let mut command = guarded(&program);
-        command.args(["bench", "data", WORD]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["bench", WORD]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|cause| format!("the stopwatch did not start: {cause}"))?;
         let pipes = child.stdin.take().zip(child.stdout.take().map(BufReader::new));
         Ok(Self { child, pipes: Mutex::new(pipes) })

@@ -105,7 +105,7 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::data::sample::Sample;
+    use crate::bench::sample::Sample;
     use std::time::Duration;
 
     fn took(milliseconds: u64) -> Samples {
