@@ -20,6 +20,7 @@ usage: cargo xtask TASK, or any verb of sealift
 
   demo [--target docker|process] the whole story in a repository of its own, under target/demo
   bench                          how long a person waits for sealift, beside git
+  bench data|image               what data and images cost, beside the tools that others use
   ci                             format, lints, licences, arrows, tests with real servers, Nix; the counts last
   testbed [PART…]                provide, start and prove what the tests need, then stop it again
   testbed [run] [PART…] -- CMD…  run a command with the servers up and SEALIFT_TEST_* set

@@ -54,6 +54,19 @@ impl Row {
         }
     }
 
+    /// Our time against a peer's: no more than `share` above it.
+    pub(super) fn overhead(work: &str, ours: &Samples, peer: (&str, &Samples), share: f64) -> Self {
+        let ratio = ours.median() / peer.1.median();
+        let met = ratio <= 1.0 + share;
+        Self {
+            ratio: Some(peer.1.median() / ours.median()),
+            goal: format!("≤ {:.0} % more", share * 100.0),
+            met: Some(met),
+            short: if met { String::new() } else { format!("{:.0} % more", (ratio - 1.0) * 100.0) },
+            ..Self::faster(work, ours, peer, 1.0)
+        }
+    }
+
     /// A count that must not be exceeded.
     pub(super) fn at_most(work: &str, count: u64, unit: &str, bound: u64) -> Self {
         let shown = |count: u64| match unit {
@@ -91,7 +104,10 @@ impl Row {
             Some(true) => "met".to_owned(),
             Some(false) => format!("not met: {}", self.short),
         };
-        let ratio = self.ratio.map_or_else(String::new, |ratio| format!("{ratio:.1} ×"));
+        let ratio = self.ratio.map_or_else(String::new, |ratio| {
+            // Near one the second digit says which is faster.
+            if ratio < 2.0 { format!("{ratio:.2} ×") } else { format!("{ratio:.1} ×") }
+        });
         [self.work.clone(), self.ours.clone(), self.peer.clone(), ratio, self.goal.clone(), verdict]
     }
 
@@ -124,6 +140,8 @@ mod tests {
         assert_eq!(Row::beside("add", &ours, ("dvc", &dvc)).met, None);
         assert_eq!(Row::within("push", &ours, 2.0, ("dvc", &dvc)).met, Some(true));
         assert_eq!(Row::within("push", &dvc, 2.0, ("dvc", &dvc)).short, "2.50 s over");
+        assert_eq!(Row::overhead("build", &took(1040), ("docker", &ours), 0.05).met, Some(true));
+        assert_eq!(Row::overhead("build", &took(1100), ("docker", &ours), 0.05).short, "10 % more");
         assert_eq!(Row::at_most("requests", 31, "requests", 30).short, "1 requests over");
         assert_eq!(Row::at_most("sent", 1 << 20, "MiB", 1 << 20).met, Some(true));
         assert_eq!(Row::linear("grow", &ours, &took(10_001), 10.0).met, Some(false));

@@ -9,6 +9,7 @@
 
 mod data;
 mod goals;
+mod image;
 mod proxy;
 mod sample;
 mod scene;
@@ -25,6 +26,7 @@ use std::{
 const USAGE: &str = "\
 usage: cargo xtask bench [--rounds N] [--program FILE]
        cargo xtask bench data --help
+       cargo xtask bench image --help
 
   --rounds N      how often each command is run; 40 by default, at least 20
   --program FILE  the sealift to measure; without it a release build is made
@@ -82,13 +84,15 @@ pub(crate) fn run(args: &[String]) -> Outcome<ExitCode> {
     {
         return stopwatch::serve();
     }
-    let of_data = args.first().is_some_and(|arg| arg == "data");
-    if !of_data && args.iter().any(|arg| matches!(arg.as_str(), "--help" | "-h" | "help")) {
+    let of_another = args.first().is_some_and(|arg| arg == "data" || arg == "image");
+    if !of_another && args.iter().any(|arg| matches!(arg.as_str(), "--help" | "-h" | "help")) {
         print!("{USAGE}");
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(("data", rest)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
-        return data::run(rest);
+    match args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        Some(("data", rest)) => return data::run(rest),
+        Some(("image", rest)) => return image::run(rest),
+        _ => {}
     }
     let Options { rounds, program } = Options::parse(args)?;
     let program = program.map_or_else(build, Ok)?;

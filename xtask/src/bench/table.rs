@@ -48,6 +48,11 @@ impl Machine {
         Self { facts }
     }
 
+    /// Adds more of the same kind.
+    pub(super) fn extend(&mut self, facts: impl IntoIterator<Item = (String, String)>) {
+        self.facts.extend(facts);
+    }
+
     /// As a table of Markdown, below a heading.
     pub(super) fn markdown(&self) -> String {
         let lines = self.facts.iter().map(|(name, value)| format!("| {name} | {value} |\n"));
