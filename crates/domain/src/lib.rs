@@ -15,6 +15,7 @@
 //! | [`manifest`] | the content of a release, and the drift guard |
 //! | [`model`] | a model's record: metrics, lineage, version name |
 //! | [`gate`] | measurements to verdicts, with reasons |
+//! | [`scan`] | reports of scanners, allow-lists, and rules about images |
 //! | [`plan`], [`state`] | plans, steps, what is running, history, and the way back |
 //! | [`workload`] | what a target is asked to run |
 //! | [`event`] | what the libraries tell the renderers |
@@ -33,6 +34,7 @@ pub mod model;
 pub mod names;
 pub mod near;
 pub mod plan;
+pub mod scan;
 pub mod secret;
 pub mod state;
 pub mod version;

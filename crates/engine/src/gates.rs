@@ -199,6 +199,8 @@ async fn measure(
         component: subjects.component.to_string(),
         release: sealed.manifest.release.to_string(),
         repository: subjects.repository.to_owned(),
+        image: None,
+        identities: Vec::new(),
     };
     let mut measurements = Vec::new();
     for round in 0..check.count.max(1) {

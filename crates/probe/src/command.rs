@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal};
 use std::{
     collections::VecDeque,
     os::unix::process::CommandExt,
+    path::Path,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -57,10 +58,11 @@ impl Drop for Group {
     }
 }
 
-/// Runs a command in the repository; each line that it prints becomes an event.
+/// Runs a command in the repository; each line that it prints becomes an event. `output` is where its report is to be.
 pub(crate) async fn run(
     context: &Context,
     words: &[String],
+    output: Option<&Path>,
     timeout: Duration,
     events: &Events,
 ) -> Result<Ended, String> {
@@ -73,10 +75,16 @@ pub(crate) async fn run(
         .env("SEALIFT_ENVIRONMENT", &context.environment)
         .env("SEALIFT_COMPONENT", &context.component)
         .env("SEALIFT_RELEASE", &context.release)
+        .envs(output.map(|path| ("SEALIFT_OUTPUT", path)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
+    // A variable of ours that does not apply must not be somebody else's.
+    command.env_remove("SEALIFT_IMAGE_DIGEST").env_remove("SEALIFT_IMAGE_LAYOUT");
+    if let Some(image) = &context.image {
+        command.env("SEALIFT_IMAGE_DIGEST", image.digest.to_string()).env("SEALIFT_IMAGE_LAYOUT", &image.layout);
+    }
     let mut command = Command::from(command);
     let mut child = command.kill_on_drop(true).spawn().map_err(|error| format!("{program} cannot be run: {error}"))?;
     let group = Group(child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())));
@@ -131,7 +139,7 @@ async fn read(pipe: impl AsyncRead + Unpin, source: String, lines: Lines, events
 
 /// A command whose exit code is the verdict.
 pub(crate) async fn judge(context: &Context, words: &[String], timeout: Duration, events: &Events) -> Measurement {
-    let ended = match run(context, words, timeout, events).await {
+    let ended = match run(context, words, None, timeout, events).await {
         Ok(ended) => ended,
         Err(why) => return Measurement::Missing { why },
     };

@@ -13,11 +13,12 @@
 //! | `http` | one request and what its answer must be; smoke; waiting until healthy |
 //! | `load` | many requests, exact percentiles by nearest rank |
 //! | `report` | JSON metric reports |
+//! | `scan` | reports of scanners |
 //! | `clock` | the time that a server says it is |
 //! | `command` | commands that make a report or are the verdict |
 
 use domain::{
-    Events,
+    Digest, Events,
     gate::{HttpRequest, Measurement, Source},
 };
 use jiff::Timestamp;
@@ -28,6 +29,7 @@ mod command;
 mod http;
 mod load;
 mod report;
+mod scan;
 
 pub use clock::server_time;
 pub use http::{Outcome, SmokeReport, Unhealthy, request, smoke, wait_healthy};
@@ -46,6 +48,19 @@ pub struct Context {
     pub release: String,
     /// Root of the repository: where commands run, and what report paths are relative to.
     pub repository: PathBuf,
+    /// The release's image for this platform on this host, where a scanner can be given it.
+    pub image: Option<ImageOnHost>,
+    /// What identifies the release's images: manifests, index, configurations.
+    pub identities: Vec<Digest>,
+}
+
+/// An image as it lies on this host.
+#[derive(Debug, Clone)]
+pub struct ImageOnHost {
+    /// Digest of its manifest.
+    pub digest: Digest,
+    /// Its OCI layout folder.
+    pub layout: PathBuf,
 }
 
 /// Takes one measurement. `base` is where requests go, `smoke_requests` the component's own, `now` the clock for what is
@@ -68,5 +83,8 @@ pub async fn measure(
             report::measure(context, &wanted, run.as_deref(), *timeout, now, events).await
         }
         Source::Command { run, timeout } => command::judge(context, run, *timeout, events).await,
+        Source::Scan(rules) => scan::measure(context, rules, now, events).await,
+        // Images are read where the store is; a probe has none.
+        Source::Image(_) => Measurement::Missing { why: "images are not inspected over HTTP".to_owned() },
     }
 }

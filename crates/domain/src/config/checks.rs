@@ -8,6 +8,7 @@ use super::{
 use crate::{
     Name,
     gate::{Better, Bounds, Check, Expectation, Gate, HttpRequest, Relative, Source, Statistic},
+    scan,
     secret::SecretRef,
 };
 use std::{
@@ -80,6 +81,9 @@ pub(super) fn smoke(component: &Section<'_>) -> Vec<HttpRequest> {
     }
     requests
 }
+
+/// A report of a scanner that is older than this is no evidence, unless the check says otherwise.
+const SCAN_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// The part of a request that smoke and load have in common.
 fn request(section: &Section<'_>, timeout: Duration) -> HttpRequest {
@@ -202,6 +206,8 @@ enum KindWord {
     Load,
     Report,
     Command,
+    Scan,
+    Image,
 }
 
 fn check(section: &Section<'_>) -> Check {
@@ -232,13 +238,17 @@ fn check(section: &Section<'_>) -> Check {
     }
     let required_samples = section.integer("required_samples", 1, u64::MAX).unwrap_or(samples);
     enough_samples(section, &source, required_samples);
+    let max_age = match &source {
+        Source::Scan(_) => Some(section.span("max_age", SCAN_MAX_AGE)),
+        _ => section.duration_option("max_age"),
+    };
     Check {
         name,
         source,
         bounds,
         relative,
         required_samples,
-        max_age: section.duration_option("max_age"),
+        max_age,
         count,
         interval: section.duration("interval", Duration::from_secs(10)),
         failure_limit,
@@ -261,17 +271,22 @@ fn enough_samples(section: &Section<'_>, source: &Source, required: u64) {
 
 /// Where the evidence comes from, and how many samples are asked for unless the check says it.
 fn source(section: &Section<'_>) -> (Source, u64) {
-    use KindWord::{Command, Load, Report, Smoke};
+    use KindWord::{Command, Image, Load, Report, Scan, Smoke};
     let own = [keys::CHECK, keys::CHECK_VALUE];
-    let all = [keys::CHECK_LOAD, keys::CHECK_REPORT, keys::CHECK_COMMAND];
-    let words = [("smoke", Smoke), ("load", Load), ("report", Report), ("command", Command)];
+    let all = [keys::CHECK_LOAD, keys::CHECK_REPORT, keys::CHECK_COMMAND, keys::CHECK_SCAN, keys::CHECK_IMAGE];
+    let [of_load, of_report, of_command, of_scan, of_image] = all;
+    let words =
+        [("smoke", Smoke), ("load", Load), ("report", Report), ("command", Command), ("scan", Scan), ("image", Image)];
     if !section.has("kind") {
-        section.missing("kind", "is missing; write kind = \"smoke\", \"load\", \"report\" or \"command\"");
+        section.missing(
+            "kind",
+            "is missing; write kind = \"smoke\", \"load\", \"report\", \"command\", \"scan\" or \"image\"",
+        );
     }
     let ten_minutes = Duration::from_secs(600);
     match section.one_of("kind", &words) {
         None => {
-            section.only(&[own[0], own[1], all[0], all[1], all[2]]);
+            section.only(&[&own[..], &all[..]].concat());
             (Source::Smoke, 1)
         }
         Some(Smoke) => {
@@ -279,20 +294,22 @@ fn source(section: &Section<'_>) -> (Source, u64) {
             (Source::Smoke, 1)
         }
         Some(Load) => {
-            belongs(section, &[own[0], own[1], all[0]], &all[1..], "kind \"load\" has no such key");
+            let others = [of_report, of_command, of_scan, of_image];
+            belongs(section, &[own[0], own[1], of_load], &others, "kind \"load\" has no such key");
             let load = load(section);
             let samples = if let Source::Load { requests, .. } = &load { u64::from(*requests) } else { 1 };
             (load, samples)
         }
         Some(Report) => {
-            belongs(section, &[own[0], own[1], all[1]], &[all[0], all[2]], "kind \"report\" has no such key");
+            let others = [of_load, of_command, of_scan, of_image];
+            belongs(section, &[own[0], own[1], of_report], &others, "kind \"report\" has no such key");
             (report(section, ten_minutes), 1)
         }
         Some(Command) => {
             belongs(
                 section,
-                &[own[0], all[2]],
-                &[own[1], all[0], all[1]],
+                &[own[0], of_command],
+                &[own[1], of_load, of_report, of_scan, of_image],
                 "has no effect: a command judges by its exit code",
             );
             if !section.has("run") {
@@ -300,6 +317,16 @@ fn source(section: &Section<'_>) -> (Source, u64) {
             }
             let run = section.command("run").unwrap_or_default();
             (Source::Command { run, timeout: section.span("timeout", ten_minutes) }, 1)
+        }
+        Some(Scan) => {
+            let others = [own[1], of_load, of_report, of_command, of_image];
+            belongs(section, &[own[0], of_scan], &others, "has no effect: kind \"scan\" is judged by severities");
+            (Source::Scan(scan_rules(section, ten_minutes)), 1)
+        }
+        Some(Image) => {
+            let others = [own[1], of_load, of_report, of_command, of_scan];
+            belongs(section, &[own[0], of_image], &others, "has no effect: kind \"image\" has rules of its own");
+            (Source::Image(image_rules(section)), 1)
         }
     }
 }
@@ -342,6 +369,77 @@ fn report(section: &Section<'_>, timeout: Duration) -> Source {
         run: section.command("run"),
         timeout: section.span("timeout", timeout),
     }
+}
+
+fn scan_rules(section: &Section<'_>, timeout: Duration) -> scan::Rules {
+    use scan::{About, Format, Rules, Severity};
+    for (key, example) in [("format", "\"trivy\""), ("path", "\"reports/scan.json\"")] {
+        if !section.has(key) {
+            section.missing(key, format!("is missing; write {key} = {example}"));
+        }
+    }
+    let path = section.filled("path").unwrap_or_default();
+    super::paths::inside_repository(section.reader, &section.key("path"), "", &path);
+    let allow = section.filled("allow");
+    if let Some(allow) = &allow {
+        super::paths::inside_repository(section.reader, &section.key("allow"), "", allow);
+    }
+    let format = section.one_of("format", &Format::WORDS).unwrap_or(Format::Trivy);
+    let subject = section.one_of("subject", &[("image", About::Image), ("any", About::Any)]).unwrap_or(About::Image);
+    if !scan::decide::can_be_about(format, subject) {
+        let why = format!("a report of {format} never says which image it is about; write subject = \"any\"");
+        if section.has("subject") { section.problem("subject", why) } else { section.missing("subject", why) }
+    }
+    let severity = |key, default| section.one_of(key, &Severity::WORDS).unwrap_or(default);
+    let (crit, warn) = (severity("crit", Severity::High), severity("warn", Severity::Medium));
+    // Who asks for less than the default warning is warned of what is critical, and need not say it twice.
+    let warn = if section.has("warn") { warn } else { warn.min(crit) };
+    if warn > crit {
+        section.problem(
+            "warn",
+            format!("{warn} is worse than crit {crit}: a finding would be critical before it is a warning"),
+        );
+    }
+    Rules {
+        format,
+        path,
+        run: section.command("run"),
+        timeout: section.span("timeout", timeout),
+        crit,
+        warn,
+        unknown: severity("unknown", Severity::High),
+        subject,
+        allow,
+        allowed: None,
+    }
+}
+
+fn image_rules(section: &Section<'_>) -> scan::ImageRules {
+    use scan::{ImageRules, Weight};
+    let weight = |key, default| section.one_of(key, &Weight::WORDS).unwrap_or(default);
+    let max_size = section.text("max_size").and_then(|text| {
+        let bytes = super::written::bytes(&text).filter(|bytes| *bytes > 0);
+        if bytes.is_none() {
+            section.problem("max_size", "is no size: write 200MiB, 2GiB or 500MB");
+        }
+        bytes
+    });
+    let max_growth = section.number("max_growth");
+    if max_growth.is_some_and(|share| share.is_nan() || share < 0.0) {
+        section.problem("max_growth", "must be a share that is not negative: 0.1 means 10 % more than before");
+    }
+    let rules = ImageRules {
+        root: weight("root", Weight::Crit),
+        setuid: weight("setuid", Weight::Warn),
+        secrets: weight("secrets", Weight::Crit),
+        max_size,
+        max_growth,
+    };
+    let all_ignored = [rules.root, rules.setuid, rules.secrets].iter().all(|weight| *weight == Weight::Ignore);
+    if all_ignored && max_size.is_none() && max_growth.is_none() {
+        section.problem("root", "every rule is ignored, so the check says nothing");
+    }
+    rules
 }
 
 fn bounds(section: &Section<'_>) -> Bounds {
@@ -407,4 +505,91 @@ fn relative(section: &Section<'_>) -> Relative {
         _ => {}
     }
     relative
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        config::parse,
+        gate::{Check, Source},
+        scan::{About, Severity, Weight},
+    };
+    use expect_test::{Expect, expect};
+    use std::time::Duration;
+
+    fn file(check: &str) -> String {
+        format!(
+            "[project]\nname = \"x\"\n[component.x]\nversion_files = [\"pyproject.toml\"]\n[[gate.g.check]]\nname = \"c\"\n{check}\n"
+        )
+    }
+
+    fn good(check: &str) -> Check {
+        let config = parse(&file(check), "Sealift.toml").unwrap_or_else(|problems| panic!("{problems}"));
+        config.gates["g"].checks[0].clone()
+    }
+
+    fn says(check: &str, expected: &Expect) {
+        let problems =
+            parse(&file(check), "Sealift.toml").map(|_| "nothing".to_owned()).unwrap_or_else(|p| p.to_string());
+        expected.assert_eq(&problems);
+    }
+
+    #[test]
+    fn a_scan_has_defaults_that_hold() {
+        let check = good("kind = \"scan\"\nformat = \"trivy\"\npath = \"reports/trivy.json\"");
+        let Source::Scan(rules) = &check.source else { panic!("{check:?}") };
+        assert_eq!((rules.crit, rules.warn, rules.unknown), (Severity::High, Severity::Medium, Severity::High));
+        assert_eq!((rules.subject, &rules.allow, &rules.allowed), (About::Image, &None, &None));
+        assert_eq!(check.max_age, Some(Duration::from_secs(86_400)));
+        let check =
+            good("kind = \"scan\"\nformat = \"gitleaks\"\npath = \"r.json\"\nsubject = \"any\"\ncrit = \"low\"");
+        let Source::Scan(rules) = &check.source else { panic!("{check:?}") };
+        assert_eq!((rules.crit, rules.warn), (Severity::Low, Severity::Low));
+    }
+
+    #[test]
+    fn an_image_has_defaults_that_hold() {
+        let Source::Image(rules) = good("kind = \"image\"\nmax_size = \"2MiB\"").source else { panic!("another kind") };
+        assert_eq!((rules.root, rules.setuid, rules.secrets), (Weight::Crit, Weight::Warn, Weight::Crit));
+        assert_eq!((rules.max_size, rules.max_growth), (Some(2 << 20), None));
+    }
+
+    #[test]
+    fn what_could_never_decide_is_told() {
+        says(
+            "kind = \"scan\"",
+            &expect![[r#"
+            Sealift.toml:5:1: gate.g.check[0].format: is missing; write format = "trivy"
+            Sealift.toml:5:1: gate.g.check[0].path: is missing; write path = "reports/scan.json""#]],
+        );
+        says(
+            "kind = \"scan\"\nformat = \"pip-audit\"\npath = \"../r.json\"\nallow = \"/etc/allow.toml\"",
+            &expect![[r#"
+                Sealift.toml:5:1: gate.g.check[0].subject: a report of pip-audit never says which image it is about; write subject = "any"
+                Sealift.toml:9:1: gate.g.check[0].path: leads out of the repository
+                Sealift.toml:10:1: gate.g.check[0].allow: must be a relative path with forward slashes"#]],
+        );
+        says(
+            "kind = \"scan\"\nformat = \"trivi\"\npath = \"r.json\"\ncrit = \"low\"\nwarn = \"high\"\nunknown = \"bad\"\ncrit_above = 1\nroot = \"warn\"",
+            &expect![[r#"
+                Sealift.toml:8:1: gate.g.check[0].format: there is no "trivi"; did you mean trivy?
+                Sealift.toml:11:1: gate.g.check[0].warn: high is worse than crit low: a finding would be critical before it is a warning
+                Sealift.toml:12:1: gate.g.check[0].unknown: there is no "bad"; there are negligible, low, medium, high, critical
+                Sealift.toml:13:1: gate.g.check[0].crit_above: has no effect: kind "scan" is judged by severities
+                Sealift.toml:14:1: gate.g.check[0].root: has no effect: kind "scan" is judged by severities"#]],
+        );
+        says(
+            "kind = \"image\"\nroot = \"ignore\"\nsetuid = \"ignore\"\nsecrets = \"ignore\"\nformat = \"trivy\"",
+            &expect![[r#"
+                Sealift.toml:8:1: gate.g.check[0].root: every rule is ignored, so the check says nothing
+                Sealift.toml:11:1: gate.g.check[0].format: has no effect: kind "image" has rules of its own"#]],
+        );
+        says(
+            "kind = \"image\"\nmax_size = \"big\"\nmax_growth = -0.5\nrequired_samples = 3",
+            &expect![[r#"
+            Sealift.toml:8:1: gate.g.check[0].max_size: is no size: write 200MiB, 2GiB or 500MB
+            Sealift.toml:9:1: gate.g.check[0].max_growth: must be a share that is not negative: 0.1 means 10 % more than before
+            Sealift.toml:10:1: gate.g.check[0].required_samples: has no effect: kind "image" has rules of its own"#]],
+        );
+    }
 }

@@ -21,7 +21,7 @@ macro_rules! sections {
 
 sections! {
     TOP = "": "project" "store" "signing" "component" "data" "model" "environment" "gate" "policy";
-    PROJECT = "project": "name";
+    PROJECT = "project": "name" "source";
     STORE = "store": "path" "bucket" "prefix" "endpoint" "region" "access_key" "secret_key";
     TRANSFER = "store": "upload_limit" "download_limit" "deadline" "stall_timeout" "remote";
     REMOTE = "store.remote.*": "path" "bucket" "prefix" "endpoint" "region" "access_key" "secret_key";
@@ -55,6 +55,8 @@ sections! {
     CHECK_LOAD = "gate.*.check": "method" "path" "headers" "body" "json" "status" "timeout" "requests" "concurrency" "statistic";
     CHECK_REPORT = "gate.*.check": "path" "value" "samples" "created" "run" "timeout";
     CHECK_COMMAND = "gate.*.check": "run" "timeout";
+    CHECK_SCAN = "gate.*.check": "format" "path" "run" "timeout" "max_age" "crit" "warn" "unknown" "subject" "allow";
+    CHECK_IMAGE = "gate.*.check": "root" "setuid" "secrets" "max_size" "max_growth";
     POLICY = "policy": "data";
     POLICY_DATA = "policy.data": "branches" "tags" "grace";
     RELATIVE = "gate.*.check": "better" "warn_worse" "crit_worse";

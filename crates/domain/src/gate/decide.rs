@@ -6,6 +6,7 @@
 use super::{
     Baseline, Better, Bounds, Check, CheckResult, Gate, GateResult, Measurement, Relative, Source, Statistic, Verdict,
 };
+use crate::scan;
 use jiff::Timestamp;
 
 /// A measurement dated this far ahead of our clock is taken for clock skew; further, and its age is unknown.
@@ -100,7 +101,7 @@ fn direction(check: &Check) -> Better {
         (Some(relative), _) => relative.better,
         (None, _) if lower => Better::Higher,
         (None, _) if upper => Better::Lower,
-        (None, Source::Load { .. }) => Better::Lower,
+        (None, Source::Load { .. } | Source::Scan(_) | Source::Image(_)) => Better::Lower,
         (None, _) => Better::Higher,
     }
 }
@@ -121,6 +122,7 @@ fn judge(check: &Check, measurement: &Measurement, baseline: &Baseline, now: Tim
             reasons.extend(notes.iter().map(|note| format!("{}: {note}", check.name)));
             return Judged { verdict: *verdict, tolerated: tolerate(*verdict), value: None, reasons };
         }
+        Measurement::Scan { .. } | Measurement::Images { .. } => return by_rules(check, measurement, now),
         Measurement::Value { value, samples, at, notes } => (*value, *samples, *at, notes),
     };
     let named = named(check, value);
@@ -142,6 +144,31 @@ fn judge(check: &Check, measurement: &Measurement, baseline: &Baseline, now: Tim
         ));
     }
     with_notes(by_bounds(check, value, &named, baseline))
+}
+
+/// Findings are judged by the rules of their check, not by bounds.
+fn by_rules(check: &Check, measurement: &Measurement, now: Timestamp) -> Judged {
+    let decision = match (&check.source, measurement) {
+        (Source::Scan(rules), Measurement::Scan { report, at, image, .. }) => match too_old(check, *at, now) {
+            Some(reason) => Err(format!("{}: the report {} {reason}", check.name, rules.path)),
+            None => Ok(scan::decide::report(check.name.as_str(), rules, report, image, now)),
+        },
+        (Source::Image(rules), Measurement::Images { inspections, previous }) => {
+            Ok(scan::decide::images(check.name.as_str(), rules, inspections, previous))
+        }
+        _ => Err(format!("{}: the evidence is of another kind than the check", check.name)),
+    };
+    match decision {
+        Ok(scan::decide::Decision { verdict, value, reasons }) => {
+            Judged { verdict, tolerated: tolerate(verdict), value, reasons }
+        }
+        Err(reason) => Judged {
+            verdict: Verdict::Inconclusive,
+            tolerated: Verdict::Inconclusive,
+            value: None,
+            reasons: vec![reason],
+        },
+    }
 }
 
 /// A critical verdict of a command that is tolerated is still worth a warning.

@@ -7,6 +7,7 @@ mod decide;
 
 pub use decide::{check, gate};
 
+use crate::{Digest, scan};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -110,6 +111,10 @@ pub enum Source {
         #[serde(with = "crate::config::duration")]
         timeout: Duration,
     },
+    /// The report of a scanner, optionally made by a command first.
+    Scan(scan::Rules),
+    /// Rules of our own about the release's image.
+    Image(scan::ImageRules),
 }
 
 /// What is measured of a load.
@@ -216,6 +221,24 @@ pub enum Measurement {
         at: jiff::Timestamp,
         /// What it says of itself, for people: failed requests, percentiles.
         notes: Vec<String>,
+    },
+    /// What a scanner wrote.
+    Scan {
+        /// Its report.
+        report: scan::Report,
+        /// SHA-256 of the report's bytes.
+        digest: Digest,
+        /// When it was made: as it says itself, else when the file was written.
+        at: jiff::Timestamp,
+        /// What identifies the release's images: manifests, index, configurations.
+        image: Vec<Digest>,
+    },
+    /// What was found in the release's images.
+    Images {
+        /// One inspection a platform.
+        inspections: Vec<scan::Inspection>,
+        /// What they have grown from.
+        previous: scan::PreviousImage,
     },
     /// A verdict of the source itself (a command).
     Judged {

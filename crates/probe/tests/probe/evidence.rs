@@ -45,6 +45,8 @@ impl Bench {
             component: "wine".into(),
             release: "wine@1.0.0".into(),
             repository: self.path().to_owned(),
+            image: None,
+            identities: Vec::new(),
         };
         measure("http://127.0.0.1:1", &context, source, &[], Timestamp::now, &Events::new(Lines(self.lines.clone())))
             .await
@@ -207,6 +209,8 @@ async fn smoke_and_load_are_measured_at_the_given_time() {
         component: "wine".into(),
         release: "wine@1.0.0".into(),
         repository: bench.path().to_owned(),
+        image: None,
+        identities: Vec::new(),
     };
     let now = || Timestamp::UNIX_EPOCH;
     let smoke = [get("/ok")];
