@@ -82,8 +82,10 @@ pub(super) struct Image {
 impl Image {
     /// From what `sealift build --format json` prints.
     pub(super) fn read(said: &str) -> Outcome<Self> {
-        let said: Value = serde_json::from_str(said).map_err(|cause| format!("sealift build: {cause}"))?;
-        let one = said.as_array().and_then(|all| all.first()).unwrap_or(&said);
+        // Events come first, a line each; the result is the last one.
+        let last = said.lines().last().unwrap_or_default();
+        let all: Value = serde_json::from_str(last).map_err(|cause| format!("sealift build: {cause}: {said}"))?;
+        let one = &all["result"][0];
         let layout = one["layout"].as_str().map(PathBuf::from);
         let layout = layout.ok_or_else(|| format!("sealift build names no layout: {said}"))?;
         Self::open(&layout)
@@ -135,9 +137,12 @@ mod tests {
         fs::create_dir_all(&blobs).unwrap();
         fs::write(folder.path().join("index.json"), r#"{"manifests":[{"digest":"sha256:aa"}]}"#).unwrap();
         fs::write(blobs.join("aa"), r#"{"layers":[{"digest":"sha256:bb","size":7}]}"#).unwrap();
-        let said = serde_json::json!([{ "component": "svc", "layout": folder.path() }]).to_string();
+        let said = format!(
+            "{{\"event\":\"note\"}}\n{}\n",
+            serde_json::json!({ "exit": 0, "result": [{ "component": "svc", "layout": folder.path() }] })
+        );
         let image = Image::read(&said).unwrap();
         assert_eq!((image.digest.as_str(), image.layers), ("sha256:aa", vec![("sha256:bb".to_owned(), 7)]));
-        assert!(Image::read("[{}]").unwrap_err().contains("no layout"));
+        assert!(Image::read("{\"result\":[]}").unwrap_err().contains("no layout"));
     }
 }
