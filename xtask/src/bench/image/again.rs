@@ -66,7 +66,10 @@ pub(super) fn measure(lab: &mut Lab) -> Outcome {
     project.commit(&lab.tools)?;
     for builder in ["oci", "nix"] {
         if builder == "nix" {
-            let nix = format!("builder = \"nix\"\ninstallable = \".#image\"\noutput = \"image\"\nnix = \"{}\"\n", lab.tools.nix.display());
+            let nix = format!(
+                "builder = \"nix\"\ninstallable = \".#image\"\noutput = \"image\"\nnix = \"{}\"\n",
+                lab.tools.nix.display()
+            );
             project.configure(&nix, "")?;
             project.commit(&lab.tools)?;
         }
