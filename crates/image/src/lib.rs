@@ -10,6 +10,7 @@
 //! | [`open`], [`blobs`], [`assemble`] | reads and verifies a layout, lists it, makes one from blobs that were fetched |
 //! | [`unpack`] | a layout to a root file system |
 //! | [`docker_archive`] | a layout to what `docker load` takes |
+//! | [`inspect`] | a layout to what rules about images ask: user, setuid files, secrets |
 //! | [`sbom`] | lock files and layers to a bill of materials |
 //! | [`push`] | a layout to a registry |
 //!
@@ -41,6 +42,7 @@ mod layer;
 mod layout;
 mod oci;
 mod registry;
+mod rules;
 mod sbom;
 mod spec;
 mod tarread;
@@ -54,4 +56,5 @@ pub use layout::{Built, PlatformImage, assemble, blobs, open};
 pub use oci::build_oci;
 pub use registry::{push, registry_ping};
 pub use sbom::{SBOM_MEDIA_TYPE, Sbom, SbomRequest, SbomTool, sbom};
+pub use rules::inspect;
 pub use unpack::{Limits, Unpacked, unpack};
