@@ -93,11 +93,14 @@ pub fn layout_path(cache: &Path, manifest: &Digest) -> PathBuf {
     cache.join("images").join(manifest.hex())
 }
 
-/// The parts of an OCI manifest that say which blobs belong to it.
+/// The parts of an OCI manifest or index that say which blobs belong to it.
 #[derive(Deserialize)]
 struct OciManifest {
-    config: Descriptor,
+    config: Option<Descriptor>,
+    #[serde(default)]
     layers: Vec<Descriptor>,
+    #[serde(default)]
+    manifests: Vec<Descriptor>,
 }
 
 #[derive(Deserialize)]
@@ -105,12 +108,17 @@ struct Descriptor {
     digest: Digest,
 }
 
-/// Fetches an image into an OCI layout folder of the cache, and verifies it whole.
+fn read_document(digest: &Digest, bytes: &[u8]) -> Result<OciManifest> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::Integrity { message: format!("the image manifest {digest} is not readable: {error}") })
+}
+
+/// Fetches an image, or an index with all of its images, into an OCI layout folder of the cache, and verifies it whole.
 pub async fn fetch_image(store: &Store, cache: &Path, manifest: &Digest, of: &str, events: &Events) -> Result<PathBuf> {
     let layout = layout_path(cache, manifest);
     if layout.join("index.json").is_file() {
         let checked = layout.clone();
-        if blocking(move || image::open(&checked)).await?.is_ok_and(|built| built.manifest == *manifest) {
+        if blocking(move || image::open(&checked)).await?.is_ok_and(|built| built.root() == *manifest) {
             return Ok(layout);
         }
         events.warn(format!("the cached image of {of} is damaged; it is fetched again"));
@@ -118,18 +126,31 @@ pub async fn fetch_image(store: &Store, cache: &Path, manifest: &Digest, of: &st
     }
     let doing = || format!("fetch the image of {of}");
     let bytes = store.get_bytes(Family::Blob, manifest, DOCUMENT_LIMIT).await.doing(doing())?;
-    let document: OciManifest = serde_json::from_slice(&bytes).map_err(|error| Error::Integrity {
-        message: format!("the image manifest {manifest} is not readable: {error}"),
-    })?;
     let parent = layout.parent().unwrap_or(cache).to_owned();
     fs::create_dir_all(&parent).map_err(Error::file("make the folder", &parent))?;
     let building = tempfile::tempdir_in(&parent).map_err(Error::file("make a folder in", &parent))?;
     let blobs = building.path().join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(Error::file("make the folder", &blobs))?;
-    let path = blobs.join(manifest.hex());
-    fs::write(&path, &bytes).map_err(Error::file("write", &path))?;
+    let keep = |digest: &Digest, bytes: &[u8]| {
+        let path = blobs.join(digest.hex());
+        fs::write(&path, bytes).map_err(Error::file("write", &path))
+    };
+    keep(manifest, &bytes)?;
+    let document = read_document(manifest, &bytes)?;
+    let mut wanted = vec![];
+    for child in &document.manifests {
+        let bytes = store.get_bytes(Family::Blob, &child.digest, DOCUMENT_LIMIT).await.doing(doing())?;
+        keep(&child.digest, &bytes)?;
+        let image = read_document(&child.digest, &bytes)?;
+        if !image.manifests.is_empty() {
+            let message = format!("the image index {manifest} holds an index, {}", child.digest);
+            return Err(Error::Integrity { message });
+        }
+        wanted.extend(image.config.into_iter().chain(image.layers));
+    }
+    wanted.extend(document.config.into_iter().chain(document.layers));
     let task = events.task(format!("fetch the image of {of}"), None, Unit::Bytes);
-    for descriptor in std::iter::once(&document.config).chain(&document.layers) {
+    for descriptor in wanted {
         let to = blobs.join(descriptor.digest.hex());
         if !to.exists() {
             store.get_file(Family::Blob, &descriptor.digest, &to, Some(&task)).await.doing(doing())?;

@@ -6,9 +6,9 @@
 
 use crate::{
     artifacts::{blocking, digest_of},
-    build::build_one,
-    data,
+    build, data,
     error::{Doing, Error, Result},
+    evidence,
     git::{self, Head},
     journal::Log,
     models, publish, releases,
@@ -16,7 +16,7 @@ use crate::{
 };
 use domain::{
     Digest, Name, ReleaseName,
-    config::{Component, VersionSource},
+    config::{Component, SbomTool, VersionSource},
     manifest::{self, Anchor, Manifest, Provenance, VersionKey},
     version::{VersionFile, agree},
 };
@@ -104,6 +104,7 @@ pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResul
     if let Some(sealed) = &sealed {
         // The same commit with the same content is the same release: nothing is built again.
         offered.images = sealed.manifest.images.clone();
+        offered.artifacts = sealed.manifest.artifacts.clone();
         let differences = manifest::differences(&sealed.manifest, &offered);
         if !differences.is_empty() {
             return Err(drift(release, differences));
@@ -113,10 +114,23 @@ pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResul
             return Ok(result(&release, sealed.digest, false, sealed.manifest.clone()));
         }
     }
-    let built = build_one(workspace, component, &version, Some(&head)).await?;
-    clean_head(workspace).await?;
-    offered.images =
-        built.image.iter().map(|image| (built.platform.clone().unwrap_or_default(), image.clone())).collect();
+    let built = match build::kept(workspace, component, &version, &head).await {
+        Some(built) => built,
+        None => {
+            let built = build::build_one(workspace, component, &version, Some(&head)).await?;
+            let now = clean_head(workspace).await?;
+            if now.commit != head.commit {
+                let moved = format!("HEAD moved from {} to {} while it was built", head.commit, now.commit);
+                return Err(Error::bad_input(moved));
+            }
+            build::keep(workspace, &head, &built).await?;
+            built
+        }
+    };
+    offered.images = built.images.clone();
+    offered.index = built.index.clone();
+    let file = |file: &build::BuiltFile| manifest::File { digest: file.digest, bytes: file.bytes };
+    offered.artifacts = built.artifacts.iter().map(|(path, built)| (path.clone(), file(built))).collect();
     if let Some(sealed) = sealed {
         let differences = manifest::differences(&sealed.manifest, &offered);
         if !differences.is_empty() {
@@ -128,7 +142,19 @@ pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResul
     publish_data(workspace, &store, &content).await?;
     publish_configuration(workspace, &store, component, &content).await?;
     publish::store_built(workspace, &store, &built).await?;
-    publish::push(workspace, component, &built).await?;
+    let bill = bill_of_materials(workspace, component, &release, &head, &built).await?;
+    offered.sbom = Some(manifest::Sbom {
+        digest: store.put_bytes(Family::Blob, bill.bytes.clone().into()).await.doing("store the SBOM")?,
+        bytes: bill.bytes.len() as u64,
+        components: bill.components,
+        tool: bill.tool,
+    });
+    let claims = evidence::record(&store, &trusted, &key, &mut offered, &built, &bill.bytes).await?;
+    if let (Some(layout), Some(root)) = (&built.layout, offered.root()) {
+        offered.published = publish::destinations(component, &version);
+        let attach = component.attach.then_some((&claims[..], head.committed));
+        publish::push(workspace, layout, &root, &offered.published, attach).await?;
+    }
     offered.previous = previous(&store, &trusted, &release).await?;
     offered.anchors = anchors(workspace, &store, &trusted).await?;
     offered.provenance.sealed = workspace.now();
@@ -320,6 +346,38 @@ async fn model_of(workspace: &Workspace, store: &Store, trusted: &TrustedKeys, n
         metrics: record.metrics,
         lineage: record.lineage,
     })
+}
+
+/// What is in what was built.
+async fn bill_of_materials(
+    workspace: &Workspace,
+    component: &Component,
+    release: &ReleaseName,
+    head: &Head,
+    built: &build::BuiltComponent,
+) -> Result<image::Sbom> {
+    let folder = workspace.root.join(&component.path);
+    let (layout, release, created) = (built.layout.clone(), release.clone(), head.committed);
+    let tool = match component.sbom {
+        SbomTool::Auto => image::SbomTool::Auto,
+        SbomTool::Syft => image::SbomTool::Syft,
+        SbomTool::Own => image::SbomTool::Own,
+    };
+    let (events, doing) = (workspace.events.clone(), format!("list what is in {release}"));
+    let made = blocking(move || {
+        let version = release.version.to_string();
+        image::sbom(&image::SbomRequest {
+            folder: &folder,
+            layout: layout.as_deref(),
+            name: release.component.as_str(),
+            version: &version,
+            created,
+            tool,
+            syft: None,
+            events: &events,
+        })
+    });
+    made.await?.doing(doing)
 }
 
 /// Puts the configuration files into the store.

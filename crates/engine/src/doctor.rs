@@ -11,7 +11,7 @@ use crate::{
 };
 use domain::{
     Events,
-    config::{Builder, Registry, StoreConfig, Target},
+    config::{Builder, StoreConfig, Target},
 };
 use serde::Serialize;
 use std::{path::Path, time::Duration};
@@ -225,8 +225,9 @@ async fn docker_parts(workspace: &Workspace) -> Vec<Finding> {
 async fn registry_parts(workspace: &Workspace) -> Vec<Finding> {
     let mut findings = Vec::new();
     for component in workspace.config.components.values() {
-        for Registry { repository, insecure } in &component.registries {
-            findings.push(match image::registry_ping(repository, *insecure).await {
+        for registry in &component.registries {
+            let repository = &registry.repository;
+            findings.push(match image::registry_ping(&crate::publish::destination(registry)).await {
                 Ok(()) => good("registry", format!("{repository} answers")),
                 Err(error) => {
                     let error =

@@ -14,6 +14,7 @@
 //! | [`keyring`] | signing keys and trusted keys as files |
 //! | [`journal`] | the ledger of an environment in the store: append, read, verify |
 //! | [`build`] | from sources to what is built of them, on this host |
+//! | [`evidence`] | what is claimed of a release: signature, provenance, SBOM |
 //! | [`publish`] | what was built, into the store and the registries |
 //! | [`releases`], [`cut`] | sealed releases: find and verify; from a commit to a sealed release |
 //! | [`data`], [`models`] | data sets and models of the workspace |
@@ -22,6 +23,7 @@
 //! | [`rollout`] | planning from facts, executing, resuming, aborting |
 //! | [`gates`] | measuring, judging, and the evidence that promotion asks for |
 //! | [`restore`] | a release out of the store, with nothing but a public key |
+//! | [`verify`] | whether a release is what it says, here and in registries, and how anybody finds that out |
 //! | [`status`] | what runs, what happened, what a name means |
 //! | [`doctor`], [`init`] | checking a set-up, beginning one |
 //!
@@ -37,6 +39,7 @@ pub mod data;
 pub mod doctor;
 pub mod dvc;
 pub mod error;
+pub mod evidence;
 pub mod gates;
 pub mod git;
 pub mod init;
@@ -48,6 +51,7 @@ pub mod releases;
 pub mod restore;
 pub mod rollout;
 pub mod status;
+pub mod verify;
 pub mod workspace;
 
 pub use error::{Error, Result};

@@ -1,19 +1,33 @@
 //! What was built, into the store and the registries. The release's bundle comes after all of it.
+//!
+//! An image is first everywhere by its digest, then its evidence is attached, and only then do the tags point to it: nobody who
+//! pulls by a tag gets an image without its signature. What is there already is not sent again, so a publication that died is
+//! finished by the next one. The tag of a full version never moves, and is looked at before anything is written.
 
 use crate::{
+    artifacts,
     build::BuiltComponent,
-    error::{Doing, Result},
+    error::{Doing, Error, Result},
+    evidence::{self, Claim},
+    releases,
     workspace::Workspace,
 };
 use domain::{
-    config::{Component, Registry, TagKind},
+    Digest, ReleaseName,
+    config::{Component, TagKind},
     event::Unit,
+    manifest::Published,
 };
 use semver::Version;
+use serde::Serialize;
+use std::path::Path;
 use store::{Family, Store};
 
 /// Puts what a build made into the store, children before parents.
 pub(crate) async fn store_built(workspace: &Workspace, store: &Store, built: &BuiltComponent) -> Result<()> {
+    for (path, file) in &built.artifacts {
+        store.put_file(Family::Blob, &file.digest, &file.file, None).await.doing(format!("store {path}"))?;
+    }
     let Some(layout) = &built.layout else { return Ok(()) };
     let doing = || format!("store the image of {}", built.component);
     let blobs = image::blobs(layout).doing("read the image that was built")?;
@@ -26,20 +40,64 @@ pub(crate) async fn store_built(workspace: &Workspace, store: &Store, built: &Bu
     Ok(())
 }
 
-/// Puts an image into every registry of its component.
-pub(crate) async fn push(workspace: &Workspace, component: &Component, built: &BuiltComponent) -> Result<()> {
-    let Some(layout) = &built.layout else { return Ok(()) };
-    let tags = tags(&built.version, &component.tags);
-    for Registry { repository, insecure } in &component.registries {
-        image::push(layout, repository, &tags, *insecure, &workspace.events)
-            .await
-            .doing(format!("push the image of {} to {repository}", component.name))?;
+/// A registry of the configuration as a place to push to.
+pub(crate) fn destination(registry: &domain::config::Registry) -> image::Destination {
+    image::Destination { repository: registry.repository.clone(), insecure: registry.insecure }
+}
+
+/// Where a component's image goes, and under which tags.
+pub(crate) fn destinations(component: &Component, version: &Version) -> Vec<Published> {
+    let tags = tags(version, &component.tags);
+    let published = |registry: &domain::config::Registry| Published {
+        repository: registry.repository.clone(),
+        insecure: registry.insecure,
+        tags: tags.clone(),
+    };
+    component.registries.iter().map(published).collect()
+}
+
+/// Puts an image with its evidence into every registry.
+pub(crate) async fn push(
+    workspace: &Workspace,
+    layout: &Path,
+    root: &Digest,
+    to: &[Published],
+    attach: Option<(&[Claim], jiff::Timestamp)>,
+) -> Result<Vec<image::Pushed>> {
+    let Some(tags) = to.first().map(|published| published.tags.clone()) else { return Ok(Vec::new()) };
+    let to: Vec<image::Destination> = to
+        .iter()
+        .map(|Published { repository, insecure, .. }| image::Destination {
+            repository: repository.clone(),
+            insecure: *insecure,
+        })
+        .collect();
+    for destination in &to {
+        let doing = format!("look at the tags of {}", destination.repository);
+        image::check_tags(destination, &tags, root).await.doing(doing)?;
     }
-    Ok(())
+    let doing = || format!("push the image {root}");
+    let pushed = image::publish(layout, &to, &[], &workspace.events).await.doing(doing())?;
+    if let Some((claims, created)) = attach {
+        let attachments: Vec<image::Attachment> = claims
+            .iter()
+            .map(|claim| image::Attachment {
+                bytes: claim.bytes.clone(),
+                predicate_type: claim.evidence.predicate_type.clone(),
+                created,
+            })
+            .collect();
+        for destination in &to {
+            let doing = format!("attach the evidence to {}@{root}", destination.repository);
+            image::attach(destination, root, &attachments, &workspace.events).await.doing(doing)?;
+        }
+    }
+    image::publish(layout, &to, &tags, &workspace.events).await.doing(doing())?;
+    Ok(pushed)
 }
 
 /// `X.Y.Z`, `X.Y`, `X`, `latest`, as the configuration says; a prerelease only its own.
-pub(crate) fn tags(version: &Version, kinds: &[TagKind]) -> Vec<String> {
+fn tags(version: &Version, kinds: &[TagKind]) -> Vec<String> {
     let Version { major, minor, .. } = version;
     let of_release = |kind: &&TagKind| version.pre.is_empty() || **kind == TagKind::Version;
     let kinds = kinds.iter().filter(of_release);
@@ -50,4 +108,77 @@ pub(crate) fn tags(version: &Version, kinds: &[TagKind]) -> Vec<String> {
         TagKind::Latest => "latest".to_owned(),
     };
     kinds.map(tag).collect()
+}
+
+/// What came of publishing a release again.
+#[derive(Debug, Clone, Serialize)]
+pub struct Republished {
+    /// The release.
+    pub release: ReleaseName,
+    /// What registries know its image by.
+    pub digest: Digest,
+    /// Where it is now, whole and under its tags.
+    pub registries: Vec<Arrived>,
+}
+
+/// What one registry got.
+#[derive(Debug, Clone, Serialize)]
+pub struct Arrived {
+    /// `REGISTRY/PATH`.
+    pub repository: String,
+    /// The tags that point to it.
+    pub tags: Vec<String>,
+    /// Blobs that were sent.
+    pub sent: u64,
+    /// Blobs that were there.
+    pub there: u64,
+}
+
+/// Publishes a sealed release out of the store: to the registries that it was sealed for, and those of the configuration that are new.
+///
+/// Moving tags are left as they are where a later release may have them: only the tag of the version is written.
+pub async fn republish(workspace: &Workspace, store: &Store, release: &ReleaseName) -> Result<Republished> {
+    let trusted = workspace.trusted_keys()?;
+    let sealed = releases::read(store, &trusted, release).await?;
+    let manifest = &sealed.manifest;
+    let root = manifest.root().ok_or_else(|| Error::BadInput {
+        message: format!("{release} has no image to publish"),
+        next: Some(format!("sealift explain {release}")),
+    })?;
+    let version_tag = vec![release.version.to_string()];
+    let mut to: Vec<Published> = manifest.published.clone();
+    if let Some(component) = workspace.config.components.get(&release.component) {
+        let known = |new: &Published| to.iter().all(|old| old.repository != new.repository);
+        let new: Vec<Published> = destinations(component, &release.version).into_iter().filter(known).collect();
+        to.extend(new);
+    }
+    if to.is_empty() {
+        return Err(Error::BadInput {
+            message: format!("{release} is to go to no registry"),
+            next: Some(format!("write [component.{}.image] in Sealift.toml", release.component)),
+        });
+    }
+    for published in &mut to {
+        published.tags.clone_from(&version_tag);
+    }
+    let name = release.to_string();
+    let layout = artifacts::fetch_image(store, &workspace.cache(), &root, &name, &workspace.events).await?;
+    let mut claims = Vec::new();
+    for evidence in &manifest.evidence {
+        let bytes = evidence::read(store, evidence, manifest).await?;
+        evidence::check(evidence, &bytes, &evidence::key(&evidence.subject, &evidence.bundle), &trusted, manifest)?;
+        claims.push(Claim { evidence: evidence.clone(), bytes });
+    }
+    let pushed = push(workspace, &layout, &root, &to, Some((&claims, manifest.source.committed))).await?;
+    let registries = to
+        .into_iter()
+        .zip(pushed)
+        .map(|(to, pushed)| Arrived {
+            repository: to.repository,
+            tags: to.tags,
+            sent: pushed.blobs_sent,
+            there: pushed.blobs_there,
+        })
+        .collect();
+    Ok(Republished { release: release.clone(), digest: root, registries })
 }

@@ -3,7 +3,10 @@
 //! A release is believed because of its signature, never because of where it lies. It is read without git, registry
 //! or configuration: a store and trusted keys are enough.
 
-use crate::error::{Doing, Error, Result};
+use crate::{
+    error::{Doing, Error, Result},
+    evidence,
+};
 use domain::{
     Digest, Name, ReleaseName,
     manifest::{Manifest, SCHEMA},
@@ -130,6 +133,13 @@ pub async fn missing(store: &Store, manifest: &Manifest) -> Result<Vec<String>> 
         .try_collect()
         .await?;
     let mut missing: Vec<String> = found.into_iter().flatten().collect();
+    for claim in &manifest.evidence {
+        let key = evidence::key(&claim.subject, &claim.bundle);
+        let kind = evidence::word(&claim.predicate_type);
+        if store.read(&key).await.doing(format!("look for the {kind}"))?.is_none() {
+            missing.push(format!("{kind} ({key})"));
+        }
+    }
     for (name, data) in &manifest.data {
         let keys = snapshot::complete(store, &data.snapshot).await.doing(format!("look for data {name}"))?;
         missing.extend(keys.into_iter().map(|key| format!("data/{name} ({key})")));

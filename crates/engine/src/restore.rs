@@ -6,9 +6,10 @@
 use crate::{
     artifacts::{self, blocking, digest_of},
     error::{Doing, Error, Result},
+    evidence,
     releases::{self, Sealed},
 };
-use domain::{Digest, Events, ReleaseName, event::Unit, manifest::Manifest};
+use domain::{Digest, Events, ReleaseName, manifest::Manifest};
 use ledger::keys::TrustedKeys;
 use serde::Serialize;
 use std::{
@@ -39,93 +40,6 @@ pub struct Restored {
     pub run: Option<String>,
     /// What a release cannot bring back: names of secrets.
     pub not_restored: Vec<String>,
-}
-
-/// What `release verify` found.
-#[derive(Debug, Clone, Serialize)]
-pub struct ReleaseVerified {
-    /// The release.
-    pub release: ReleaseName,
-    /// SHA-256 of its bundle.
-    pub digest: Digest,
-    /// The key that signed it.
-    pub signer: String,
-    /// What was checked, with its digest and what it was: `image/linux-amd64`, `model/quality@…`, a file's path.
-    pub checked: Vec<Checked>,
-    /// The manifest, for those who read on.
-    pub manifest: Manifest,
-}
-
-/// One thing that was hashed.
-#[derive(Debug, Clone, Serialize)]
-pub struct Checked {
-    /// What.
-    pub name: String,
-    /// Its digest.
-    pub digest: Digest,
-    /// Bytes that were hashed.
-    pub bytes: u64,
-}
-
-/// Verifies a release in the store: its signature, and every byte that it consists of.
-pub async fn verify(
-    store: &Store,
-    trusted: &TrustedKeys,
-    release: &ReleaseName,
-    events: &Events,
-) -> Result<ReleaseVerified> {
-    let sealed = releases::read(store, trusted, release).await?;
-    let mut checked = Vec::new();
-    let blobs = sealed.manifest.blobs();
-    let task = events.task(format!("verify {release}"), Some(blobs.len() as u64), Unit::Items);
-    for subject in blobs {
-        let bytes = store.verify(Family::Blob, &subject.digest).await.doing(format!("verify {}", subject.name))?;
-        task.advance(1);
-        checked.push(Checked { name: subject.name, digest: subject.digest, bytes });
-    }
-    task.finish("all digests hold");
-    let cache = tempfile::tempdir().map_err(Error::file("make a folder in", &std::env::temp_dir()))?;
-    for (name, data) in &sealed.manifest.data {
-        let repository = snapshot::Repository::new(cache.path().to_owned(), cache.path().join("cache"));
-        let found =
-            repository.verify_remote(store, &data.snapshot, events).await.doing(format!("verify data {name}"))?;
-        checked.push(Checked { name: format!("data/{name}"), digest: data.snapshot, bytes: found.bytes });
-    }
-    Ok(verified(sealed, checked))
-}
-
-fn verified(sealed: Sealed, checked: Vec<Checked>) -> ReleaseVerified {
-    ReleaseVerified {
-        release: sealed.manifest.release.clone(),
-        digest: sealed.digest,
-        signer: sealed.signer.to_string(),
-        checked,
-        manifest: sealed.manifest,
-    }
-}
-
-/// Verifies a bundle in a file without any store: its signature, and that each given file belongs to the release.
-pub async fn verify_offline(bundle: &Path, trusted: &TrustedKeys, files: &[PathBuf]) -> Result<ReleaseVerified> {
-    let bytes = fs::read(bundle).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::not_found(format!("there is no bundle at {}", bundle.display())),
-        _ => Error::File { action: "read", path: bundle.to_owned(), source: error },
-    })?;
-    let sealed = releases::verify(&bytes, trusted)?;
-    let subjects = sealed.manifest.subjects();
-    let mut checked = Vec::new();
-    for file in files {
-        if !file.is_file() {
-            return Err(Error::not_found(format!("there is no file {}", file.display())));
-        }
-        let path = file.clone();
-        let digest = blocking(move || digest_of(&path)).await??;
-        let subject = subjects.iter().find(|subject| subject.digest == digest).ok_or_else(|| Error::Integrity {
-            message: format!("{} ({digest}) is no part of {}", file.display(), sealed.manifest.release),
-        })?;
-        let bytes = fs::metadata(file).map_err(Error::file("read", file))?.len();
-        checked.push(Checked { name: format!("{} is {}", file.display(), subject.name), digest, bytes });
-    }
-    Ok(verified(sealed, checked))
 }
 
 /// Restores a release into a folder that does not exist yet or is empty.
@@ -188,6 +102,76 @@ pub async fn restore(
     })
 }
 
+/// The form of a restored image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageForm {
+    /// A folder: an OCI image layout.
+    OciLayout,
+    /// The same in one file.
+    OciArchive,
+    /// What `docker load` takes.
+    DockerArchive,
+}
+
+/// A restored image.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestoredImage {
+    /// The release.
+    pub release: ReleaseName,
+    /// Digest of its manifest, or of the index over all platforms.
+    pub digest: Digest,
+    /// Where it is.
+    pub to: PathBuf,
+}
+
+/// Restores only the image of a release, to a path that does not exist yet.
+pub async fn image(
+    store: &Store,
+    trusted: &TrustedKeys,
+    release: &ReleaseName,
+    form: ImageForm,
+    to: &Path,
+    events: &Events,
+) -> Result<RestoredImage> {
+    if to.symlink_metadata().is_ok() {
+        return Err(Error::BadInput {
+            message: format!("{} is there already; nothing was written", to.display()),
+            next: Some(format!("sealift restore {release} --to {}-{}", to.display(), release.version)),
+        });
+    }
+    let sealed = releases::read(store, trusted, release).await?;
+    let digest = sealed.manifest.root().ok_or_else(|| Error::not_found(format!("{release} has no image")))?;
+    let absolute = std::path::absolute(to).map_err(Error::file("resolve", to))?;
+    let parent = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+    fs::create_dir_all(&parent).map_err(Error::file("make the folder", &parent))?;
+    let building = tempfile::Builder::new()
+        .prefix(".sealift-restore-")
+        .tempdir_in(&parent)
+        .map_err(Error::file("make a folder in", &parent))?;
+    let layout = artifacts::fetch_image(store, building.path(), &digest, &release.to_string(), events).await?;
+    let reference = format!("{}:{}", release.component, release.version);
+    let made = building.path().join("made");
+    let written = made.clone();
+    let doing = format!("write the image of {release}");
+    blocking(move || -> Result<()> {
+        if form == ImageForm::OciLayout {
+            return image::copy_layout(&layout, &written).map(drop).doing(doing);
+        }
+        let file = fs::File::create(&written).map_err(Error::file("create", &written))?;
+        let mut out = std::io::BufWriter::new(file);
+        match form {
+            ImageForm::OciArchive => image::oci_archive(&layout, &mut out),
+            _ => image::docker_archive(&layout, Some(&reference), &mut out),
+        }
+        .doing(doing)?;
+        let file = out.into_inner().map_err(|error| Error::file("write", &written)(error.into_error()))?;
+        file.sync_all().map_err(Error::file("write", &written))
+    })
+    .await??;
+    fs::rename(&made, &absolute).map_err(Error::file("rename to", &absolute))?;
+    Ok(RestoredImage { release: release.clone(), digest, to: to.to_owned() })
+}
+
 struct Restoring<'a> {
     store: &'a Store,
     sealed: &'a Sealed,
@@ -206,6 +190,16 @@ impl Restoring<'_> {
         self.write("release.sigstore.json", &self.sealed.bytes)?;
         let pretty = serde_json::to_vec_pretty(manifest).unwrap_or_default();
         self.write("manifest.json", &pretty)?;
+        for (path, file) in &manifest.artifacts {
+            self.blob(&format!("artifacts/{path}"), &file.digest, &format!("artifact {path}")).await?;
+        }
+        if let Some(sbom) = &manifest.sbom {
+            self.blob(SBOM_FILE, &sbom.digest, "the SBOM").await?;
+        }
+        for claim in &manifest.evidence {
+            let bytes = evidence::read(self.store, claim, manifest).await?;
+            self.write(&evidence_file(claim), &bytes)?;
+        }
         for (path, file) in &manifest.configuration {
             self.blob(&format!("config/{path}"), &file.digest, &format!("configuration {path}")).await?;
         }
@@ -222,6 +216,8 @@ impl Restoring<'_> {
 
     fn write(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
         let full = self.root.join(path);
+        let parent = full.parent().unwrap_or(self.root);
+        fs::create_dir_all(parent).map_err(Error::file("make the folder", parent))?;
         fs::write(&full, bytes).map_err(Error::file("write", &full))?;
         self.sums.insert(path.to_owned(), Digest::of(bytes));
         Ok(())
@@ -252,6 +248,14 @@ impl Restoring<'_> {
                 .await
                 .doing(format!("restore data {name}"))?;
             self.bytes += data.bytes;
+            let pointer = snapshot::Pointer {
+                digest: data.snapshot,
+                bytes: data.bytes,
+                files: data.files,
+                path: name.as_str().into(),
+                at: data_pointer(name),
+            };
+            self.write(&pointer.at.to_string_lossy(), pointer.text().as_bytes())?;
             let (root, folder) = (self.root.to_owned(), folder.clone());
             self.sums.extend(blocking(move || sums(&root, &folder)).await??);
         }
@@ -267,7 +271,7 @@ impl Restoring<'_> {
         let cache = self.root.join(".images");
         for (platform, image) in &self.sealed.manifest.images {
             let layout = artifacts::fetch_image(self.store, &cache, &image.manifest, &release, self.events).await?;
-            let name = format!("image-{}.tar", platform.replace('/', "-"));
+            let name = image_file(platform);
             let path = self.root.join(&name);
             let rootfs = (*platform == crate::platform()).then(|| self.root.join("rootfs"));
             let reference =
@@ -360,8 +364,26 @@ impl Restoring<'_> {
     }
 }
 
+/// The bill of materials in a restored folder.
+pub(crate) const SBOM_FILE: &str = "sbom.cdx.json";
+
+/// A claim in a restored folder.
+pub(crate) fn evidence_file(claim: &domain::manifest::Evidence) -> String {
+    format!("evidence/{}.sigstore.json", evidence::word(&claim.predicate_type))
+}
+
+/// The pointer of a data set in a restored folder.
+pub(crate) fn data_pointer(name: &domain::Name) -> PathBuf {
+    PathBuf::from(format!("data/{name}.snapshot.toml"))
+}
+
+/// The archive of an image in a restored folder.
+pub(crate) fn image_file(platform: &str) -> String {
+    format!("image-{}.tar", platform.replace('/', "-"))
+}
+
 /// Where a model is put in a restored folder.
-fn model_file(manifest: &Manifest, name: &domain::Name) -> String {
+pub(crate) fn model_file(manifest: &Manifest, name: &domain::Name) -> String {
     let file = manifest
         .run
         .as_ref()

@@ -22,6 +22,8 @@ pub mod predicate_type {
     pub const TEST_RESULT: &str = "https://in-toto.io/attestation/test-result/v0.1";
     /// How an artifact was built: SLSA provenance v1.
     pub const PROVENANCE: &str = "https://slsa.dev/provenance/v1";
+    /// What is in an artifact: CycloneDX; the predicate is the document.
+    pub const SBOM: &str = "https://cyclonedx.org/bom";
     /// cosign's signature of an image; the predicate is `{}`.
     pub const COSIGN_SIGNATURE: &str = "https://sigstore.dev/cosign/sign/v1";
 }

@@ -177,6 +177,7 @@ fn docker_build(section: &Section<'_>, path: &str) -> DockerBuild {
         secrets,
         cache_from: section.texts("cache_from"),
         cache_to: section.texts("cache_to"),
+        no_cache: false,
     }
 }
 

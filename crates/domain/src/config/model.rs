@@ -14,6 +14,8 @@ use std::{collections::BTreeMap, time::Duration};
 pub struct Config {
     /// `[project] name`.
     pub project: Name,
+    /// `[project] source`: where its sources are to be had, for the image's labels and the provenance.
+    pub source: Option<String>,
     /// `[store]`.
     pub store: StoreConfig,
     /// `[store]`: how bytes travel to it and to the remotes.
@@ -317,6 +319,9 @@ pub struct DockerBuild {
     pub cache_from: Vec<String>,
     /// `cache_to`: the same, to be written.
     pub cache_to: Vec<String>,
+    /// Whether nothing of the engine's cache may be used. No key of the configuration: `release verify --rebuild` sets it.
+    #[serde(skip)]
+    pub no_cache: bool,
 }
 
 /// The `oci` builder.

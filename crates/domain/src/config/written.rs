@@ -27,6 +27,7 @@ pub(super) fn read(file: &Section<'_>) -> Config {
     let stores = stores.as_ref();
     Config {
         project: project(file),
+        source: source(file),
         store: stores.and_then(place).unwrap_or_else(|| StoreConfig::Embedded { path: ".sealift/store".to_owned() }),
         transfer: transfer(stores),
         remotes: stores.map(remotes).unwrap_or_default(),
@@ -58,6 +59,19 @@ fn project(file: &Section<'_>) -> Name {
         project.missing("name", "is missing; write name = \"my-service\"");
     }
     project.parsed("name").unwrap_or_else(nameless)
+}
+
+fn source(file: &Section<'_>) -> Option<String> {
+    let project = file.section("project", &[keys::PROJECT])?;
+    let source = project.filled("source")?;
+    match url::Url::parse(&source) {
+        Ok(url) if !url.username().is_empty() && url.scheme() != "ssh" || url.password().is_some() => {
+            project.problem("source", "must not carry credentials: it is written into the image's labels");
+        }
+        Ok(url) if url.has_host() => {}
+        _ => project.problem("source", "must be an address such as https://git.example.com/team/service"),
+    }
+    Some(source)
 }
 
 fn remotes(store: &Section<'_>) -> BTreeMap<Name, StoreConfig> {

@@ -7,7 +7,7 @@ use crate::{
 };
 use engine::Result;
 
-/// Build the images of components; nothing is published
+/// Build the images and artifacts of components; nothing is published
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  sealift build\n  sealift build wine")]
 pub(crate) struct Arguments {
@@ -19,17 +19,29 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> {
     let workspace = shell.workspace()?;
     let built = engine::build::build(&workspace, &arguments.components).await?;
-    let mut table = Table::new(["COMPONENT", "VERSION", "BUILDER", "PLATFORM", "IMAGE", "SIZE"]);
+    let mut table = Table::new(["COMPONENT", "VERSION", "BUILDER", "WHAT", "DIGEST", "SIZE"]);
     for one in &built {
-        let image = one.image.as_ref();
-        table.row([
-            one.component.to_string().into(),
-            one.version.to_string().into(),
-            one.builder.clone().into(),
-            one.platform.clone().unwrap_or_else(|| "-".to_owned()).into(),
-            image.map_or_else(|| "-".to_owned(), |image| image.manifest.to_string()).into(),
-            image.map_or_else(|| "-".to_owned(), |image| bytes(image.bytes)).into(),
-        ]);
+        let images = one.images.iter().map(|(platform, image)| (platform.clone(), image.manifest, image.bytes));
+        let index = one.index.iter().map(|index| ("index".to_owned(), index.digest, index.bytes));
+        let files = one.artifacts.iter().map(|(path, file)| (path.clone(), file.digest, file.bytes));
+        let made: Vec<_> = images.chain(index).chain(files).collect();
+        let name = [one.component.to_string(), one.version.to_string(), one.builder.clone()];
+        if made.is_empty() {
+            let [component, version, builder] = name.clone();
+            table.row([component.into(), version.into(), builder.into(), "-".into(), "-".into(), "-".into()]);
+        }
+        for (what, digest, size) in made {
+            let [component, version, builder] = name.clone();
+            let digest = digest.to_string();
+            table.row([
+                component.into(),
+                version.into(),
+                builder.into(),
+                what.into(),
+                digest.into(),
+                bytes(size).into(),
+            ]);
+        }
     }
     Ok(Report::new(&built, table.render("", &Paint::out())))
 }

@@ -1,7 +1,7 @@
 //! `sealift explain`.
 
 use crate::{report::Report, shell::Shell, text};
-use domain::{Name, ReleaseName, manifest::Manifest};
+use domain::{Name, ReleaseName};
 use engine::{Result, Workspace, releases, status::Explanation};
 use serde_json::json;
 
@@ -58,27 +58,7 @@ async fn meant(workspace: &Workspace, store: &engine::Store, reference: &str) ->
 
 /// How to check a release, with Sealift and without it.
 fn verification(found: &Explanation, keys: &str) -> Vec<String> {
-    let release = &found.manifest.release;
-    let folder = format!("out/{release}");
-    vec![
-        format!("sealift release verify {release}"),
-        format!("sealift restore {release} --to {folder} && (cd {folder} && sha256sum -c SHA256SUMS)"),
-        format!(
-            "cosign verify-blob-attestation --key {keys}/{}.pub --bundle {folder}/release.sigstore.json \
-             --insecure-ignore-tlog=true --type urn:sealift:release:v1 {folder}/{}",
-            found.signer,
-            a_file(&found.manifest)
-        ),
-    ]
-}
-
-/// A file of a restored release that the signature covers.
-fn a_file(manifest: &Manifest) -> String {
-    if let Some(path) = manifest.configuration.keys().next() {
-        return format!("config/{path}");
-    }
-    match manifest.models.keys().next() {
-        Some(name) => format!("models/{name}/*"),
-        None => "FILE".to_owned(),
-    }
+    let mut commands = vec![format!("sealift release verify {}", found.manifest.release)];
+    commands.extend(engine::verify::commands(&found.manifest, &found.signer, keys));
+    commands
 }

@@ -16,6 +16,7 @@ pub(crate) mod keys;
 pub(crate) mod model;
 pub(crate) mod plan;
 pub(crate) mod promote;
+pub(crate) mod publish;
 pub(crate) mod release;
 pub(crate) mod restore;
 pub(crate) mod resume;

@@ -9,7 +9,7 @@ use crate::{
 use engine::{
     Error, Result,
     cut::CutResult,
-    restore::{self, ReleaseVerified},
+    verify::{self, ReleaseVerified},
 };
 use std::path::PathBuf;
 
@@ -33,9 +33,9 @@ enum What {
         #[arg(value_name = "COMPONENT")]
         component: Option<String>,
     },
-    /// Verify a release: in the store every byte of it, or a bundle in a file without any store
+    /// Verify a release: every byte in the store and in registries, a restored folder, or a bundle in a file
     #[command(
-        after_help = "Example:\n  sealift release verify wine@1.0.0\n  sealift release verify --bundle release.sigstore.json --key release.pub model.json"
+        after_help = "Example:\n  sealift release verify wine@1.0.0\n  sealift release verify wine@1.0.0 --rebuild\n  sealift release verify --folder restored --key release.pub\n  sealift release verify --bundle release.sigstore.json --key release.pub model.json"
     )]
     Verify(Verify),
 }
@@ -48,6 +48,15 @@ struct Verify {
     /// Verify this bundle instead of one in the store
     #[arg(long, value_name = "FILE", conflicts_with = "store")]
     bundle: Option<PathBuf>,
+    /// Verify a folder that `sealift restore` made, without store and registry
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["store", "bundle", "what"])]
+    folder: Option<PathBuf>,
+    /// Do not ask the registries
+    #[arg(long)]
+    no_registry: bool,
+    /// Build the release again from its commit, without caches, and name the first file that differs
+    #[arg(long, conflicts_with_all = ["bundle", "folder"])]
+    rebuild: bool,
     #[command(flatten)]
     source: Source,
 }
@@ -66,7 +75,7 @@ pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> 
 fn sealed(cut: &CutResult) -> String {
     let manifest = &cut.manifest;
     let state = if cut.new { "sealed" } else { "was sealed before with the same content" };
-    let mut fields = Fields::new(7);
+    let mut fields = Fields::new(8);
     fields.add("bundle", format!("{} ({})", cut.key, cut.digest));
     fields.add("commit", &manifest.source.commit);
     fields.list(
@@ -76,6 +85,18 @@ fn sealed(cut: &CutResult) -> String {
             .iter()
             .map(|(platform, image)| format!("{platform} {} ({})", image.manifest, bytes(image.bytes))),
     );
+    fields.list("index", manifest.index.iter().map(|index| index.digest.to_string()));
+    fields.list(
+        "registry",
+        manifest.published.iter().zip(manifest.references()).map(|(to, at)| format!("{at} as {}", to.tags.join(", "))),
+    );
+    fields.list(
+        "artifact",
+        manifest.artifacts.iter().map(|(path, file)| format!("{path} {} ({})", file.digest, bytes(file.bytes))),
+    );
+    if let Some(sbom) = &manifest.sbom {
+        fields.add("sbom", format!("{} listed by {}", count(sbom.components, "component"), sbom.tool));
+    }
     fields.list(
         "model",
         manifest.models.iter().map(|(name, model)| format!("{name}@{} {}", model.version, model.digest)),
@@ -85,29 +106,59 @@ fn sealed(cut: &CutResult) -> String {
 }
 
 async fn verify(shell: &Shell, arguments: &Verify) -> Result<Report> {
+    let trusted = arguments.source.trusted(shell)?;
     if let Some(bundle) = &arguments.bundle {
-        let trusted = arguments.source.trusted(shell)?;
         let files: Vec<PathBuf> = arguments.what.iter().map(|file| shell.path(file.as_ref())).collect();
-        let found = restore::verify_offline(&shell.path(bundle), &trusted, &files).await?;
+        let found = verify::verify_files(&shell.path(bundle), &trusted, &files).await?;
+        return Ok(Report::new(&found, verified(&found)));
+    }
+    if let Some(folder) = &arguments.folder {
+        let found = verify::verify_folder(&shell.path(folder), &trusted, &shell.events).await?;
         return Ok(Report::new(&found, verified(&found)));
     }
     let [reference] = &arguments.what[..] else {
-        return Err(Error::Usage { message: "name one release, or a bundle with --bundle FILE".to_owned() });
+        let message = "name one release, a bundle with --bundle FILE, or a restored folder with --folder DIR";
+        return Err(Error::Usage { message: message.to_owned() });
     };
     let store = arguments.source.open_store(shell).await?;
-    let trusted = arguments.source.trusted(shell)?;
     let release = arguments.source.resolve(shell, &store, reference).await?;
-    let found = restore::verify(&store, &trusted, &release, &shell.events).await?;
+    let mut found = verify::verify(&store, &trusted, &release, !arguments.no_registry, &shell.events).await?;
+    if arguments.rebuild {
+        found.rebuilt = Some(verify::rebuild(&shell.workspace()?, &store, &found).await?);
+    }
     Ok(Report::new(&found, verified(&found)))
 }
 
 fn verified(found: &ReleaseVerified) -> String {
-    let mut fields = Fields::new(7);
+    let mut fields = Fields::new(8);
     fields.add("signed", format!("by {} as {}", found.signer, found.digest));
     fields.list(
         "holds",
         found.checked.iter().map(|checked| format!("{} {} ({})", checked.name, checked.digest, bytes(checked.bytes))),
     );
+    fields.list(
+        "evidence",
+        found.evidence.iter().map(|claim| format!("{} by {} ({})", claim.kind, claim.signer, claim.bundle.short())),
+    );
+    if let Some(sbom) = &found.manifest.sbom {
+        fields.add("sbom", format!("{} listed by {}", count(sbom.components, "component"), sbom.tool));
+    }
+    for registry in &found.registries {
+        let attached = if registry.attached.is_empty() {
+            "nothing of it attached".to_owned()
+        } else {
+            format!("with {}", registry.attached.join(", "))
+        };
+        let place = format!("{}@{}", registry.repository, registry.digest);
+        fields.add("registry", format!("{place} as {}, {attached}", registry.tags.join(", ")));
+        for tag in &registry.moved {
+            fields.add("", format!("  {tag} points to another image by now"));
+        }
+    }
+    if let Some(rebuilt) = &found.rebuilt {
+        fields.list("rebuilt", rebuilt.same.iter().map(|same| format!("the same: {same}")));
+    }
+    fields.list("without", found.commands.iter().filter(|command| !command.starts_with("sealift")));
     let total: u64 = found.checked.iter().map(|checked| checked.bytes).sum();
     let parts = count(found.checked.len() as u64, "part");
     format!("{} is verified: its signature and {parts}, {}\n{}", found.release, bytes(total), fields.finish())

@@ -14,23 +14,54 @@ use std::path::PathBuf;
 /// Needs only the store and a public key: no git, no registry, no Sealift.toml.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  sealift restore wine@1.1.0 --to restored\n  sealift restore wine@1.1.0 --to restored --store s3://releases/wine --endpoint https://s3.example.com --key release.pub"
+    after_help = "Example:\n  sealift restore wine@1.1.0 --to restored\n  sealift restore wine@1.1.0 --image docker-archive --to wine.tar\n  sealift restore wine@1.1.0 --to restored --store s3://releases/wine --endpoint https://s3.example.com --key release.pub"
 )]
 pub(crate) struct Arguments {
     /// The release
     #[arg(value_name = "REF")]
     reference: String,
-    /// A folder that does not exist yet, or is empty
-    #[arg(long, value_name = "DIR")]
+    /// A folder that does not exist yet, or is empty; the file of an archive with --image
+    #[arg(long, value_name = "DIR|FILE")]
     to: PathBuf,
+    /// Only the image, in this form
+    #[arg(long, value_name = "FORM")]
+    image: Option<Form>,
     #[command(flatten)]
     source: Source,
+}
+
+/// The form of a restored image.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Form {
+    /// A folder: an OCI image layout
+    OciLayout,
+    /// The same in one file
+    OciArchive,
+    /// What `docker load` takes
+    DockerArchive,
 }
 
 pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> {
     let store = arguments.source.open_store(shell).await?;
     let trusted = arguments.source.trusted(shell)?;
     let release = arguments.source.resolve(shell, &store, &arguments.reference).await?;
+    if let Some(form) = arguments.image {
+        let form = match form {
+            Form::OciLayout => restore::ImageForm::OciLayout,
+            Form::OciArchive => restore::ImageForm::OciArchive,
+            Form::DockerArchive => restore::ImageForm::DockerArchive,
+        };
+        let to = shell.path(&arguments.to);
+        let image = restore::image(&store, &trusted, &release, form, &to, &shell.events).await?;
+        let load = match form {
+            restore::ImageForm::OciLayout => format!("skopeo inspect oci:{}", arguments.to.display()),
+            restore::ImageForm::OciArchive => format!("skopeo inspect oci-archive:{}", arguments.to.display()),
+            restore::ImageForm::DockerArchive => format!("docker load --input {}", arguments.to.display()),
+        };
+        let words =
+            format!("the image of {release} is in {}: {}\n  next: {load}", arguments.to.display(), image.digest);
+        return Ok(Report::new(&image, words));
+    }
     let restored = restore::restore(&store, &trusted, &release, &shell.path(&arguments.to), &shell.events).await?;
     let mut words = format!(
         "{} restored to {}: {}, {}, signed by {}; every digest holds",
