@@ -7,6 +7,9 @@
 //! |---|---|
 //! | [`build_oci`] | files to a layout, without a daemon |
 //! | [`build_docker`] | a Dockerfile to a layout, through a Docker Engine |
+//! | [`build_nix`] | a flake's output to a layout, or to the files of a binary cache |
+//! | [`build_command`] | what any command leaves to a layout, or to files |
+//! | [`import_docker_archive`], [`import_layout`] | what others made to a layout |
 //! | [`open`], [`blobs`], [`assemble`] | reads and verifies a layout, lists it, makes one from blobs that were fetched |
 //! | [`unpack`] | a layout to a root file system |
 //! | [`docker_archive`] | a layout to what `docker load` takes |
@@ -32,15 +35,19 @@
 //! digest says, and a version tag that points elsewhere, are integrity failures.
 
 mod archive;
+mod command;
 mod context;
 mod credentials;
 mod docker;
 mod error;
 mod export;
 mod ignorefile;
+mod import;
 mod layer;
 mod layout;
+mod nix;
 mod oci;
+mod process;
 mod registry;
 mod rules;
 mod sbom;
@@ -50,9 +57,12 @@ mod tree;
 mod unpack;
 
 pub use archive::docker_archive;
+pub use command::{Artifact, Output, build_command};
 pub use docker::{BUILD_LABEL, build_docker, docker_ping};
 pub use error::{Error, Result};
+pub use import::{import_docker_archive, import_layout};
 pub use layout::{Built, PlatformImage, assemble, blobs, open};
+pub use nix::{NixBuilt, NixFacts, build_nix};
 pub use oci::build_oci;
 pub use registry::{push, registry_ping};
 pub use sbom::{SBOM_MEDIA_TYPE, Sbom, SbomRequest, SbomTool, sbom};
