@@ -15,12 +15,13 @@
 //! | [`docker_archive`] | a layout to what `docker load` takes |
 //! | [`inspect`] | a layout to what rules about images ask: user, setuid files, secrets |
 //! | [`sbom`] | lock files and layers to a bill of materials |
-//! | [`push`] | a layout to a registry |
+//! | [`publish`], [`push`], [`pull`], [`resolve`] | a layout to registries, and from one |
+//! | [`attach`], [`attached`] | Sigstore bundles to an image at a registry, and from it |
 //!
 //! What never happens here:
 //!
 //! - No image leaves this crate whose blobs were not hashed: [`open`] checks every digest, size,
-//!   media type and layer identity, and every builder ends with it.
+//!   media type and layer identity, and every builder ends with it; [`push`] hashes again what it sends.
 //! - Nothing is written outside the directory that was named, whatever a layer says. A layer that
 //!   tries is refused as a whole ([`Error::Hostile`]), not repaired.
 //! - The same inputs never give two digests with [`build_oci`]: no clock, user, umask, path or order of
@@ -64,7 +65,9 @@ pub use import::{import_docker_archive, import_layout};
 pub use layout::{Built, PlatformImage, assemble, blobs, open};
 pub use nix::{NixBuilt, NixFacts, build_nix};
 pub use oci::build_oci;
-pub use registry::{push, registry_ping};
+pub use registry::{
+    Attached, Attachment, Destination, Pushed, attach, attached, check_tags, publish, pull, push, registry_ping, resolve,
+};
 pub use sbom::{SBOM_MEDIA_TYPE, Sbom, SbomRequest, SbomTool, sbom};
 pub use rules::inspect;
 pub use unpack::{Limits, Unpacked, unpack};

@@ -33,6 +33,10 @@ fn unique() -> String {
     fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap().trim().to_owned()
 }
 
+fn at(repository: &str) -> image::Destination {
+    image::Destination { repository: repository.to_owned(), insecure: true }
+}
+
 fn tags(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
@@ -56,17 +60,17 @@ async fn an_image_is_pushed_once_and_a_version_never_moves() {
     let repository = format!("{registry}/{path}");
     let (one, two) = (build(root.path(), "one"), build(root.path(), "two"));
     let all = tags(&["1.0.0", "1.0", "1", "latest"]);
-    image::push(&one.layout, &repository, &all, true, &Events::nowhere()).await.unwrap();
+    image::push(&one.layout, &at(&repository), &all, &Events::nowhere()).await.unwrap();
     for tag in &all {
         assert_eq!(digest_at(&registry, &path, tag).await, Some(one.manifest.to_string()), "{tag}");
     }
     // Again: nothing to do, nothing wrong.
     let lines = Lines::default();
-    image::push(&one.layout, &repository, &all, true, &lines.events()).await.unwrap();
+    image::push(&one.layout, &at(&repository), &all, &lines.events()).await.unwrap();
     assert!(lines.all().iter().any(|line| line.contains(&one.manifest.to_string())));
     // Another image under the same version: refused before anything is pushed, and no tag moves.
     let error =
-        image::push(&two.layout, &repository, &tags(&["latest", "1.0.0"]), true, &Events::nowhere()).await.unwrap_err();
+        image::push(&two.layout, &at(&repository), &tags(&["latest", "1.0.0"]), &Events::nowhere()).await.unwrap_err();
     assert!(
         matches!(&error, Error::TagTaken { tag, is, .. } if tag == "1.0.0" && *is == one.manifest.to_string()),
         "{error:?}"
@@ -74,11 +78,11 @@ async fn an_image_is_pushed_once_and_a_version_never_moves() {
     assert_eq!(error.class(), Class::Integrity);
     assert_eq!(digest_at(&registry, &path, "latest").await, Some(one.manifest.to_string()));
     // A new version moves the tags that move.
-    image::push(&two.layout, &repository, &tags(&["1.0.1", "1.0", "latest"]), true, &Events::nowhere()).await.unwrap();
+    image::push(&two.layout, &at(&repository), &tags(&["1.0.1", "1.0", "latest"]), &Events::nowhere()).await.unwrap();
     assert_eq!(digest_at(&registry, &path, "1.0.0").await, Some(one.manifest.to_string()));
     assert_eq!(digest_at(&registry, &path, "1.0").await, Some(two.manifest.to_string()));
     // Without tags it goes by digest alone.
-    image::push(&two.layout, &format!("{repository}-untagged"), &[], true, &Events::nowhere()).await.unwrap();
+    image::push(&two.layout, &at(&format!("{repository}-untagged")), &[], &Events::nowhere()).await.unwrap();
 }
 
 #[tokio::test]
@@ -92,7 +96,7 @@ async fn a_damaged_layout_is_not_pushed() {
     bytes[middle] ^= 1;
     fs::write(&blob, bytes).unwrap();
     let path = format!("test/{}", unique());
-    let error = image::push(&built.layout, &format!("{registry}/{path}"), &tags(&["1.0.0"]), true, &Events::nowhere())
+    let error = image::push(&built.layout, &at(&format!("{registry}/{path}")), &tags(&["1.0.0"]), &Events::nowhere())
         .await
         .unwrap_err();
     assert_eq!(error.class(), Class::Integrity);
@@ -141,14 +145,14 @@ async fn a_registry_that_dies_in_mid_push_is_a_failure_and_the_next_push_finishe
     let path = format!("test/{}", unique());
     for budget in [1, 20_000, 100_000] {
         let dying = dying_registry(registry.clone(), budget).await;
-        let error = image::push(&built.layout, &format!("{dying}/{path}"), &tags(&["1.0.0"]), true, &Events::nowhere())
+        let error = image::push(&built.layout, &at(&format!("{dying}/{path}")), &tags(&["1.0.0"]), &Events::nowhere())
             .await
             .unwrap_err();
         assert_eq!(error.class(), Class::Unavailable, "{error}");
         assert!(error.to_string().contains(&path), "{error}");
         assert_eq!(digest_at(&registry, &path, "1.0.0").await, None);
     }
-    image::push(&built.layout, &format!("{registry}/{path}"), &tags(&["1.0.0"]), true, &Events::nowhere())
+    image::push(&built.layout, &at(&format!("{registry}/{path}")), &tags(&["1.0.0"]), &Events::nowhere())
         .await
         .unwrap();
     assert_eq!(digest_at(&registry, &path, "1.0.0").await, Some(built.manifest.to_string()));
