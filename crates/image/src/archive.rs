@@ -1,16 +1,28 @@
-//! A layout to what `docker load` takes.
+//! A layout to what other tools take: an archive for `docker load`, an OCI archive, or a copy of the layout.
 //!
-//! The archive is both things at once, as Docker's own `save` has made it since version 25: an OCI layout, which the containerd image
-//! store reads (so the image keeps its manifest digest), and a `manifest.json` over the same files, which every older
-//! engine and skopeo's `docker-archive:` read (so the image's ID is its configuration digest).
+//! The archive for Docker is both things at once, as Docker's own `save` has made it since version 25: an OCI layout, which the containerd image
+//! store reads (so the image keeps its digest, and all of its platforms), and a `manifest.json` over the same files, which every older
+//! engine and skopeo's `docker-archive:` read (so the image's ID is its configuration digest). Those read one image: that of this machine's platform, or
+//! of the one that was asked for.
+//!
+//! Every blob is hashed on its way out: what is written either is what the image's digest says, or the call fails.
 
 use crate::{
     error::{Error, Result},
-    layout::{blobs, open, read_documents},
-    spec::{Descriptor, INDEX, Index},
+    layer::{Hashing, Packing, read_failed, read_layer, wrong_bytes},
+    layercache,
+    layout::{self, Contents, Documents, blobs_dir, read_documents, read_whole, to_json},
+    spec::{Descriptor, INDEX, Index, Platform},
+    unpack::Limits,
 };
+use domain::Digest;
 use serde::Serialize;
-use std::{fs::File, io::Write, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read, Write},
+    path::Path,
+};
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -23,47 +35,108 @@ struct DockerManifest {
 /// Writes the image of a layout as an archive for `docker load` (20.10 and newer) or `skopeo copy docker-archive:…`.
 ///
 /// `reference`, for example `registry.example/wine:1.2.0`, is the name that the image gets when it is loaded; without it, it has only its ID.
-/// The layout is verified first. The same layout and reference give the same bytes.
+/// Of an index, every platform is in the archive; a reader that takes one image gets the one for this machine, or the first.
+/// The same layout and reference give the same bytes.
 pub fn docker_archive(layout: &Path, reference: Option<&str>, out: impl Write) -> Result<()> {
-    open(layout)?;
-    let documents = read_documents(layout, None)?;
-    let name = reference.map(tagged).transpose()?;
-    let mut archive = tar::Builder::new(out);
-    let path = |descriptor: &Descriptor| format!("blobs/sha256/{}", descriptor.digest.hex());
-    let docker = DockerManifest {
-        config: path(&documents.manifest.config),
-        repo_tags: name.as_ref().map(|name| vec![name.clone()]),
-        layers: documents.manifest.layers.iter().map(path).collect(),
+    let contents = read_whole(layout)?;
+    let host = Platform::host();
+    let own = contents.images.iter().position(|image| image.config.platform().matches(&host)).unwrap_or(0);
+    let image = contents.images[own].clone();
+    let root = match &contents.index {
+        Some(index) => index.clone(),
+        None => with_platform(&image),
     };
-    let mut manifest = documents.manifest_descriptor.clone();
-    manifest.platform = Some(documents.config.platform());
+    write_docker_archive(layout, &contents.order, root, &image, reference, out)
+}
+
+/// As [`docker_archive`], with the image for one platform of an index only.
+pub fn docker_archive_for(layout: &Path, platform: &str, reference: Option<&str>, out: impl Write) -> Result<()> {
+    let image = read_documents(layout, Some(&crate::base::parse_platform(platform)?))?;
+    let mut order: Vec<Descriptor> = Vec::new();
+    for blob in image.blobs() {
+        if order.iter().all(|there| there.digest != blob.digest) {
+            order.push(blob.clone());
+        }
+    }
+    write_docker_archive(layout, &order, with_platform(&image), &image, reference, out)
+}
+
+fn with_platform(image: &Documents) -> Descriptor {
+    Descriptor { platform: Some(image.config.platform()), ..image.manifest_descriptor.clone() }
+}
+
+fn write_docker_archive(
+    layout: &Path,
+    blobs: &[Descriptor],
+    mut root: Descriptor,
+    image: &Documents,
+    reference: Option<&str>,
+    out: impl Write,
+) -> Result<()> {
+    let name = reference.map(tagged).transpose()?;
     if let Some(name) = &name {
         let tag = name.rsplit_once(':').map(|(_, tag)| tag.to_owned()).unwrap_or_default();
-        manifest.annotations.insert("io.containerd.image.name".to_owned(), full_name(name));
-        manifest.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag);
+        root.annotations.insert("io.containerd.image.name".to_owned(), full_name(name));
+        root.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag);
     }
-    let index = Index {
-        schema_version: 2,
-        media_type: Some(INDEX.to_owned()),
-        manifests: vec![manifest],
-        annotations: Default::default(),
+    let mut archive = tar::Builder::new(out);
+    append_blobs(&mut archive, layout, blobs)?;
+    let mut layers = Vec::new();
+    for (layer, identity) in image.manifest.layers.iter().zip(&image.config.rootfs.diff_ids) {
+        // Engines before 23 do not know zstd.
+        layers.push(match Packing::of(layer)? {
+            Packing::Zstd => append_unpacked(&mut archive, layout, layer, identity)?,
+            Packing::Plain | Packing::Gzip => blob_name(&layer.digest),
+        });
+    }
+    let docker = DockerManifest {
+        config: blob_name(&image.manifest.config.digest),
+        repo_tags: name.map(|name| vec![name]),
+        layers,
     };
-    append_directory(&mut archive, "blobs/")?;
-    append_directory(&mut archive, "blobs/sha256/")?;
-    let mut list = blobs(layout)?;
-    list.sort();
-    for (digest, from, size) in list {
-        let file = File::open(&from).map_err(Error::file("open", &from))?;
-        let mut header = header(size, 0o644, tar::EntryType::Regular);
-        archive.append_data(&mut header, format!("blobs/sha256/{}", digest.hex()), file).map_err(failed)?;
-    }
-    append_bytes(&mut archive, "index.json", &crate::layout::to_json(&index)?)?;
-    append_bytes(&mut archive, "manifest.json", &crate::layout::to_json(&[docker])?)?;
+    append_bytes(&mut archive, "index.json", &to_json(&index_of(root))?)?;
+    append_bytes(&mut archive, "manifest.json", &to_json(&[docker])?)?;
     append_bytes(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     archive.into_inner().map_err(failed)?.flush().map_err(failed)
 }
 
-fn failed(error: std::io::Error) -> Error {
+/// Writes a layout with everything in it as one tar file, for `skopeo copy oci-archive:…` and `podman load`. The same layout gives the same bytes.
+pub fn oci_archive(layout: &Path, out: impl Write) -> Result<()> {
+    let contents = read_whole(layout)?;
+    let mut archive = tar::Builder::new(out);
+    append_blobs(&mut archive, layout, &contents.order)?;
+    append_bytes(&mut archive, "index.json", &to_json(&index_of(root_of(&contents)))?)?;
+    append_bytes(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    archive.into_inner().map_err(failed)?.flush().map_err(failed)
+}
+
+/// Copies a layout, with nothing in the copy that does not belong to the image, and verifies the copy.
+pub fn copy_layout(layout: &Path, to: &Path) -> Result<layout::Built> {
+    let contents = read_whole(layout)?;
+    let (from_blobs, to_blobs) = (blobs_dir(layout), layout::create(to)?);
+    for blob in &contents.order {
+        layercache::copy(&from_blobs.join(blob.digest.hex()), &to_blobs.join(blob.digest.hex()))?;
+    }
+    layout::write_index(to, root_of(&contents))?;
+    layout::open(to)
+}
+
+fn root_of(contents: &Contents) -> Descriptor {
+    match &contents.index {
+        Some(index) => index.clone(),
+        None => with_platform(&contents.images[0]),
+    }
+}
+
+fn index_of(root: Descriptor) -> Index {
+    Index { schema_version: 2, media_type: Some(INDEX.to_owned()), manifests: vec![root], annotations: BTreeMap::new() }
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+fn failed(error: io::Error) -> Error {
     Error::file("write", Path::new("(the image archive)"))(error)
 }
 
@@ -101,6 +174,52 @@ fn header(size: u64, mode: u32, kind: tar::EntryType) -> tar::Header {
     header.set_gid(0);
     header.set_mtime(0);
     header
+}
+
+/// All blobs sorted by digest, each hashed as it is written.
+fn append_blobs(archive: &mut tar::Builder<impl Write>, layout: &Path, blobs: &[Descriptor]) -> Result<()> {
+    append_directory(archive, "blobs/")?;
+    append_directory(archive, "blobs/sha256/")?;
+    let mut sorted: Vec<&Descriptor> = blobs.iter().collect();
+    sorted.sort_by_key(|blob| blob.digest);
+    for blob in sorted {
+        let path = blobs_dir(layout).join(blob.digest.hex());
+        let file = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::damaged(blob.digest, format!("{} does not exist", path.display())),
+            _ => Error::file("open", &path)(error),
+        })?;
+        let mut source = Hashing::new(io::BufReader::with_capacity(crate::layer::BUFFER, file));
+        let mut header = header(blob.size, 0o644, tar::EntryType::Regular);
+        archive.append_data(&mut header, blob_name(&blob.digest), (&mut source).take(blob.size)).map_err(failed)?;
+        // More than it should have is damage too.
+        io::copy(&mut source, &mut io::sink()).map_err(Error::file("read", &path))?;
+        let (_, digest, size) = source.finish();
+        if digest != blob.digest || size != blob.size {
+            return Err(wrong_bytes(blob, digest, size));
+        }
+    }
+    Ok(())
+}
+
+/// Appends a layer unpacked; returns its name. It is read twice, because a tar entry says its size first.
+fn append_unpacked(
+    archive: &mut tar::Builder<impl Write>,
+    layout: &Path,
+    layer: &Descriptor,
+    identity: &Digest,
+) -> Result<String> {
+    let limits = Limits::default();
+    let read = || read_layer(&blobs_dir(layout), layer, &limits, limits.bytes);
+    let mut first = read()?;
+    io::copy(&mut first, &mut io::sink()).map_err(|error| read_failed(layer.digest, error))?;
+    let (_, found, size) = first.finish();
+    if found != *identity {
+        let why = format!("the layer unpacks to {found}, the configuration says {identity}");
+        return Err(Error::damaged(layer.digest, why));
+    }
+    let name = format!("layers/{}.tar", identity.hex());
+    archive.append_data(&mut header(size, 0o644, tar::EntryType::Regular), &name, read()?).map_err(failed)?;
+    Ok(name)
 }
 
 fn append_directory(archive: &mut tar::Builder<impl Write>, name: &str) -> Result<()> {

@@ -4,9 +4,9 @@
 
 use crate::{
     error::{Error, Result},
+    files::Exactly,
     ignorefile::IgnoreFile,
     layer::{NewEntry, append},
-    oci::Exactly,
 };
 use domain::{config::DockerBuild, event::Task};
 use std::{
@@ -196,6 +196,7 @@ mod tests {
             secrets: BTreeMap::new(),
             cache_from: Vec::new(),
             cache_to: Vec::new(),
+            no_cache: false,
         }
     }
 

@@ -124,10 +124,20 @@ pub(crate) struct NewEntry<'a> {
     pub(crate) size: u64,
 }
 
-/// Appends an entry that belongs to 0:0, with GNU records for long names. (The `tar` crate's own way refuses long names that are not UTF-8.)
+/// Appends an entry that belongs to 0:0.
 pub(crate) fn append(
     archive: &mut tar::Builder<impl Write>,
     entry: &NewEntry<'_>,
+    content: impl Read,
+) -> io::Result<()> {
+    append_owned(archive, entry, (0, 0), content)
+}
+
+/// Appends an entry, with GNU records for long names. (The `tar` crate's own way refuses long names that are not UTF-8.)
+pub(crate) fn append_owned(
+    archive: &mut tar::Builder<impl Write>,
+    entry: &NewEntry<'_>,
+    owner: (u32, u32),
     content: impl Read,
 ) -> io::Result<()> {
     for (name, kind) in [(entry.path, tar::EntryType::GNULongName), (entry.link, tar::EntryType::GNULongLink)] {
@@ -140,18 +150,18 @@ pub(crate) fn append(
                 mtime: 0,
                 size: name.len() as u64 + 1,
             };
-            archive.append(&header(&long), name.chain(&[0][..]))?;
+            archive.append(&header(&long, (0, 0)), name.chain(&[0][..]))?;
         }
     }
-    archive.append(&header(entry), content)
+    archive.append(&header(entry, owner), content)
 }
 
-fn header(entry: &NewEntry<'_>) -> tar::Header {
+fn header(entry: &NewEntry<'_>, (user, group): (u32, u32)) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(entry.kind);
     header.set_mode(entry.mode);
-    header.set_uid(0);
-    header.set_gid(0);
+    header.set_uid(u64::from(user));
+    header.set_gid(u64::from(group));
     header.set_mtime(entry.mtime);
     header.set_size(entry.size);
     if let Some(gnu) = header.as_gnu_mut() {

@@ -91,7 +91,7 @@ pub(crate) struct Documents {
 
 impl Documents {
     /// Its blobs, children before parents.
-    fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         self.manifest.layers.iter().chain([&self.manifest.config, &self.manifest_descriptor])
     }
 

@@ -5,14 +5,14 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`build_oci`] | files to a layout, without a daemon |
+//! | [`fetch_base`], [`OciInputs`], [`build_oci`] | files to a layout, without a daemon |
 //! | [`build_docker`] | a Dockerfile to a layout, through a Docker Engine |
 //! | [`build_nix`] | a flake's output to a layout, or to the files of a binary cache |
 //! | [`build_command`] | what any command leaves to a layout, or to files |
 //! | [`import_docker_archive`], [`import_layout`] | what others made to a layout |
 //! | [`open`], [`blobs`], [`assemble`] | reads and verifies a layout, lists it, makes one from blobs that were fetched |
 //! | [`unpack`] | a layout to a root file system |
-//! | [`docker_archive`] | a layout to what `docker load` takes |
+//! | [`docker_archive`], [`oci_archive`], [`copy_layout`] | a layout to what `docker load`, skopeo and podman take |
 //! | [`inspect`] | a layout to what rules about images ask: user, setuid files, secrets |
 //! | [`sbom`] | lock files and layers to a bill of materials |
 //! | [`publish`], [`push`], [`pull`], [`resolve`] | a layout to registries, and from one |
@@ -21,7 +21,8 @@
 //! What never happens here:
 //!
 //! - No image leaves this crate whose blobs were not hashed: [`open`] checks every digest, size,
-//!   media type and layer identity, and every builder ends with it; [`push`] hashes again what it sends.
+//!   media type and layer identity, and every builder ends with it
+//!   (`oci`, which has just written or hashed every layer, does not unpack them again); [`push`] hashes again what it sends.
 //! - Nothing is written outside the directory that was named, whatever a layer says. A layer that
 //!   tries is refused as a whole ([`Error::Hostile`]), not repaired.
 //! - The same inputs never give two digests with [`build_oci`]: no clock, user, umask, path or order of
@@ -36,15 +37,20 @@
 //! digest says, and a version tag that points elsewhere, are integrity failures.
 
 mod archive;
+mod base;
 mod command;
+mod compare;
 mod context;
 mod credentials;
 mod docker;
 mod error;
 mod export;
+mod files;
+mod groups;
 mod ignorefile;
 mod import;
 mod layer;
+mod layercache;
 mod layout;
 mod nix;
 mod oci;
@@ -52,22 +58,26 @@ mod process;
 mod registry;
 mod rules;
 mod sbom;
+mod seen;
 mod spec;
 mod tarread;
 mod tree;
 mod unpack;
 
-pub use archive::docker_archive;
+pub use archive::{copy_layout, docker_archive, docker_archive_for, oci_archive};
+pub use base::fetch_base;
 pub use command::{Artifact, Output, build_command};
+pub use compare::{Difference, first_difference};
 pub use docker::{BUILD_LABEL, build_docker, docker_ping};
 pub use error::{Error, Result};
 pub use import::{import_docker_archive, import_layout};
 pub use layout::{Built, PlatformImage, assemble, blobs, open};
 pub use nix::{NixBuilt, NixFacts, build_nix};
-pub use oci::build_oci;
+pub use oci::{OciInputs, build_oci};
 pub use registry::{
-    Attached, Attachment, Destination, Pushed, attach, attached, check_tags, publish, pull, push, registry_ping, resolve,
+    Attached, Attachment, Destination, Pushed, attach, attached, check_tags, publish, pull, push, registry_ping,
+    resolve,
 };
-pub use sbom::{SBOM_MEDIA_TYPE, Sbom, SbomRequest, SbomTool, sbom};
 pub use rules::inspect;
+pub use sbom::{SBOM_MEDIA_TYPE, Sbom, SbomRequest, SbomTool, sbom};
 pub use unpack::{Limits, Unpacked, unpack};

@@ -1,38 +1,74 @@
 //! The `oci` builder: files in layers, without a daemon, the same bytes everywhere.
+//!
+//! One image for each platform, over the same files unless an entry names a platform; several make an image index. What decides a layer's
+//! bytes is known before it is made (see `layercache`), so a build makes only the layers that changed, and hashes the others.
 
 use crate::{
-    context::STATE,
+    base::{Base, parse_platform},
     error::{Error, Result, count},
-    layer::{BUFFER, BlobWriter, NewEntry, Written, append, in_parallel},
+    files::{Content, Item, hash_source, plan, write_layer},
+    groups::{Split, groups},
+    layer::{Written, in_parallel},
+    layercache::{Key, LayerCache},
     layout::{self, Built},
-    spec::{Descriptor, History, ImageConfig, LAYER_GZIP, Platform, RootFs, RunConfig},
-    tree::{Components, Node, Tree, shown},
-    unpack::Limits,
+    seen::{Seen, Stat},
+    spec::{Descriptor, Empty, History, ImageConfig, LAYER_GZIP, Platform, RootFs, RunConfig},
 };
 use domain::{
-    Events,
+    Digest, Events,
     config::{OciBuild, OciFile},
     event::{Task, Unit},
 };
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::Read,
-    os::unix::{
-        ffi::{OsStrExt, OsStringExt},
-        fs::PermissionsExt,
-    },
     path::{Path, PathBuf},
 };
 
+/// What an `oci` build is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct OciInputs<'a> {
+    /// What the configuration says.
+    pub spec: &'a OciBuild,
+    /// The component's folder, which `files` are relative to.
+    pub root: &'a Path,
+    /// Labels, which win over those of the configuration.
+    pub labels: &'a BTreeMap<String, String>,
+    /// The time of the image and of every file in it; whole seconds count.
+    pub created: jiff::Timestamp,
+    /// What [`crate::fetch_base`] said.
+    pub base: Option<&'a Path>,
+    /// A folder for what makes the next build quicker. It decides nothing and may be removed at any time.
+    pub cache: &'a Path,
+}
+
+impl OciInputs<'_> {
+    /// Builds an image and writes it as a layout to `to`; see [`build_oci`].
+    pub fn build(&self, to: &Path, events: &Events) -> Result<Built> {
+        build(self, to, events)
+    }
+}
+
+/// Labels that are annotations of the manifest and the index as well, where registries and people look.
+const ANNOTATED: [&str; 4] = [
+    "org.opencontainers.image.created",
+    "org.opencontainers.image.revision",
+    "org.opencontainers.image.source",
+    "org.opencontainers.image.version",
+];
+const BASE_NAME: &str = "org.opencontainers.image.base.name";
+const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
+
 /// Builds an image from files below `root` and writes it as a layout to `to`.
 ///
-/// Each entry of `files` is one layer above the base, in the order given: a file goes to `to` (or into it, when it ends with a slash), the content of a folder
-/// below `to`. Every file belongs to 0:0, has the time `created`, and the mode that the entry names, or 755 and 644 by its executable bit;
+/// Each entry of `files` is one layer above the base, in the order given; a large folder is several, so that a changed file changes one of them (see `groups`).
+/// A file goes to `to` (or into it, when it ends with a slash), the content of a folder below `to`. Every file has the time `created`, belongs to the
+/// owner that the entry names, or 0:0, and has the mode that it names, or 755 and 644 by its executable bit;
 /// folders have 755. Folders on the way are created where neither the base nor an earlier layer has them; symbolic links of the base on the way are followed.
-/// `labels` win over those of the configuration. Folders named `.sealift`, Sealift's own state, are left out.
+/// Folders named `.sealift`, Sealift's own state, are left out. Several platforms make an image index.
 ///
 /// The same inputs give the same digest, wherever, by whomever and whenever it is built.
+///
+/// This is for a base that is on this disk, and remembers nothing; [`OciInputs::build`] is for every other build.
 pub fn build_oci(
     spec: &OciBuild,
     root: &Path,
@@ -41,327 +77,209 @@ pub fn build_oci(
     to: &Path,
     events: &Events,
 ) -> Result<Built> {
-    let platform = Platform::parse(spec.platforms.first().map_or("", String::as_str)).ok_or_else(|| {
-        Error::bad_with(
-            format!("platform {:?} is not understood", spec.platforms.first()),
-            "write os/architecture, for example linux/amd64",
-        )
-    })?;
+    layout::create(to)?;
+    let cache = tempfile::tempdir_in(to).map_err(Error::file("create a folder in", to))?;
+    OciInputs { spec, root, labels, created, base: None, cache: cache.path() }.build(to, events)
+}
+
+fn build(inputs: &OciInputs<'_>, to: &Path, events: &Events) -> Result<Built> {
+    let OciInputs { spec, root, cache, .. } = *inputs;
+    let platforms = platforms(spec)?;
     let blobs = layout::create(to)?;
-    let mut base = base(&spec.base, root, &platform, to)?;
-    let plans = spec.files.iter().map(|file| plan(file, root, &mut base.tree)).collect::<Result<Vec<_>>>()?;
-    let total = plans.iter().flatten().map(Item::bytes).sum();
-    let task = events.task(format!("build {}", count(plans.len() as u64, "layer", "layers")), Some(total), Unit::Bytes);
-    let seconds = u64::try_from(created.as_second()).unwrap_or(0);
-    let written = in_parallel(&plans, |items| write_layer(items, seconds, &blobs, &task))?;
-    let bytes: u64 = written.iter().map(|layer| layer.size).sum();
-    let config = configuration(spec, labels, created, base.config, &platform, &written);
-    let mut descriptors = base.layers;
-    descriptors.extend(written.iter().map(|layer| Descriptor::new(LAYER_GZIP, layer.digest, layer.size)));
-    let built = layout::seal(to, &layout::to_json(&config)?, descriptors, platform)?;
-    task.finish(format!("{}, {} compressed", built.manifest, count(bytes, "byte", "bytes")));
+    let mut seen = Seen::open(cache, root)?;
+    let layer_cache = LayerCache::open(cache)?;
+    let mut images = platforms.iter().map(|platform| prepare(inputs, platform, to)).collect::<Result<Vec<_>>>()?;
+    let mut sources = BTreeMap::new();
+    for item in images.iter().flat_map(|image| &image.layers).flat_map(|layer| &layer.items) {
+        if let Content::File { from, stat, .. } = &item.content {
+            sources.insert(from.clone(), *stat);
+        }
+    }
+    let digests = hash_sources(&mut seen, &sources, events)?;
+    let seconds = u64::try_from(inputs.created.as_second()).unwrap_or(0);
+    let mut wanted: BTreeMap<Key, Vec<Item>> = BTreeMap::new();
+    for layer in images.iter_mut().flat_map(|image| &mut image.layers) {
+        let key = Key::of(&layer.items, seconds, &digests)?;
+        layer.key = Some(key);
+        wanted.insert(key, std::mem::take(&mut layer.items));
+    }
+    let total = wanted.values().flatten().map(Item::bytes).sum();
+    let task =
+        events.task(format!("build {}", count(wanted.len() as u64, "layer", "layers")), Some(total), Unit::Bytes);
+    let work = Work { seconds, blobs: &blobs, digests: &digests, cache: &layer_cache, task: &task };
+    let made = work.layers(wanted)?;
+    let bytes: u64 = made.values().map(|layer| layer.written.size).sum();
+    let again = made.values().filter(|layer| layer.again).count() as u64;
+    let built = seal(inputs, images, &made, to)?;
+    seen.save()?;
+    layer_cache.trim(bytes)?;
+    let compressed = count(bytes, "byte", "bytes");
+    task.finish(format!("{}, {compressed} compressed, {} as before", built.root(), count(again, "layer", "layers")));
     Ok(built)
 }
 
-/// What is below the new layers.
-struct Base {
-    tree: Tree,
-    layers: Vec<Descriptor>,
-    config: Option<ImageConfig>,
+fn platforms(spec: &OciBuild) -> Result<Vec<Platform>> {
+    let platforms = spec.platforms.iter().map(|text| parse_platform(text)).collect::<Result<Vec<_>>>()?;
+    if platforms.is_empty() {
+        return Err(Error::bad_with("the image has no platform", "write platforms = [\"linux/amd64\"]"));
+    }
+    for (number, platform) in platforms.iter().enumerate() {
+        if platforms[..number].iter().any(|other| other.matches(platform)) {
+            return Err(Error::bad(format!("platform {} is named twice", platform.text())));
+        }
+    }
+    for file in &spec.files {
+        let Some(text) = &file.platform else { continue };
+        let only = parse_platform(text)?;
+        if !platforms.iter().any(|platform| platform.matches(&only)) {
+            let what = format!("files entry {:?} is for {text}, which is no platform of the image", file.from);
+            return Err(Error::bad_with(what, format!("it is built for {}", spec.platforms.join(", "))));
+        }
+    }
+    Ok(platforms)
 }
 
-fn base(text: &str, root: &Path, platform: &Platform, to: &Path) -> Result<Base> {
-    if text == "scratch" {
-        return Ok(Base { tree: Tree::default(), layers: Vec::new(), config: None });
+/// The image of one platform before its layers are made.
+struct Image {
+    platform: Platform,
+    base: Base,
+    layers: Vec<Layer>,
+}
+
+/// One layer to be.
+struct Layer {
+    items: Vec<Item>,
+    created_by: String,
+    key: Option<Key>,
+}
+
+fn prepare(inputs: &OciInputs<'_>, platform: &Platform, to: &Path) -> Result<Image> {
+    let OciInputs { spec, root, cache, .. } = *inputs;
+    let mut base = Base::read(&spec.base, root, inputs.base, platform, cache, to)?;
+    let is_for =
+        |file: &&OciFile| file.platform.as_deref().and_then(Platform::parse).is_none_or(|only| only.matches(platform));
+    let files: Vec<&OciFile> = spec.files.iter().filter(is_for).collect();
+    let split = Split::for_folders(files.iter().filter(|file| root.join(&file.from).is_dir()).count());
+    let mut layers = Vec::new();
+    for file in files {
+        let parts = groups(plan(file, root, &mut base.tree)?, split);
+        let number = parts.len();
+        layers.extend(parts.into_iter().enumerate().map(|(part, items)| Layer {
+            items,
+            created_by: match number {
+                1 => format!("sealift: {} -> {}", file.from, file.to),
+                _ => format!("sealift: {} -> {} ({} of {number})", file.from, file.to, part + 1),
+            },
+            key: None,
+        }));
     }
-    let Some(path) = text.strip_prefix("oci-layout:") else {
-        return Err(Error::bad_with(format!("base {text:?} is not understood"), "write scratch, or oci-layout:PATH"));
+    Ok(Image { platform: platform.clone(), base, layers })
+}
+
+fn hash_sources(
+    seen: &mut Seen,
+    sources: &BTreeMap<PathBuf, Stat>,
+    events: &Events,
+) -> Result<BTreeMap<PathBuf, Digest>> {
+    let task = events.task("hash what changed", None, Unit::Items);
+    let digests = seen.digests(sources, |path, size| {
+        let digest = hash_source(path, size)?;
+        task.advance(1);
+        Ok(digest)
+    })?;
+    let changed = task.done();
+    task.finish(format!("{} of {}", changed, count(sources.len() as u64, "file", "files")));
+    Ok(digests)
+}
+
+struct Work<'a> {
+    seconds: u64,
+    blobs: &'a Path,
+    digests: &'a BTreeMap<PathBuf, Digest>,
+    cache: &'a LayerCache,
+    task: &'a Task,
+}
+
+struct Made {
+    written: Written,
+    /// Whether it was made before.
+    again: bool,
+}
+
+impl Work<'_> {
+    fn layers(&self, wanted: BTreeMap<Key, Vec<Item>>) -> Result<BTreeMap<Key, Made>> {
+        let mut wanted: Vec<(Key, Vec<Item>)> = wanted.into_iter().collect();
+        // The largest first, so that none of them is begun when the others are done.
+        wanted.sort_by_key(|(key, items)| (std::cmp::Reverse(items.iter().map(Item::bytes).sum::<u64>()), *key));
+        let made = in_parallel(&wanted, |(key, items)| self.layer(key, items))?;
+        Ok(wanted.into_iter().map(|(key, _)| key).zip(made).collect())
+    }
+
+    fn layer(&self, key: &Key, items: &[Item]) -> Result<Made> {
+        if let Some(written) = self.cache.take(key, self.blobs)? {
+            self.task.advance(items.iter().map(Item::bytes).sum());
+            return Ok(Made { written, again: true });
+        }
+        let written = write_layer(items, self.seconds, self.blobs, self.digests, self.task)?;
+        self.cache.keep(key, &written, self.blobs)?;
+        Ok(Made { written, again: false })
+    }
+}
+
+/// Writes the documents over the layers.
+fn seal(inputs: &OciInputs<'_>, images: Vec<Image>, made: &BTreeMap<Key, Made>, to: &Path) -> Result<Built> {
+    let blobs = layout::blobs_dir(to);
+    let labels: BTreeMap<String, String> =
+        inputs.spec.labels.iter().chain(inputs.labels).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let annotations: BTreeMap<String, String> =
+        ANNOTATED.iter().filter_map(|key| Some(((*key).to_owned(), labels.get(*key)?.clone()))).collect();
+    let mut manifests = Vec::new();
+    for image in images {
+        let layers: Vec<&Written> =
+            image.layers.iter().filter_map(|layer| Some(&made.get(&layer.key?)?.written)).collect();
+        let history = image.layers.iter().map(|layer| layer.created_by.clone()).collect();
+        let mut annotations = annotations.clone();
+        annotations.extend(image.base.name.clone().map(|name| (BASE_NAME.to_owned(), name)));
+        annotations.extend(image.base.digest.map(|digest| (BASE_DIGEST.to_owned(), digest.to_string())));
+        let config = configuration(inputs, &labels, image.base.config, &image.platform, &layers, history);
+        let mut descriptors = image.base.layers;
+        descriptors.extend(layers.iter().map(|layer| Descriptor::new(LAYER_GZIP, layer.digest, layer.size)));
+        manifests.push(layout::put_image(
+            &blobs,
+            &layout::to_json(&config)?,
+            descriptors,
+            image.platform,
+            annotations,
+        )?);
+    }
+    let root = match <[Descriptor; 1]>::try_from(manifests) {
+        Ok([only]) => only,
+        Err(several) => layout::put_index(&blobs, several, annotations)?,
     };
-    let path = root.join(path);
-    if !path.join("index.json").is_file() {
-        let hint = "make one with: skopeo copy docker://IMAGE oci:PATH";
-        return Err(Error::bad_with(
-            format!("base {text}: {} is no OCI layout (it has no index.json)", path.display()),
-            hint,
-        ));
-    }
-    let limits = Limits::default();
-    let documents = layout::read_documents(&path, Some(platform))?;
-    layout::verify_layers(&path, &documents, &limits)?;
-    let tree = Tree::of(&path, &documents, &limits)?;
-    for layer in &documents.manifest.layers {
-        let (from, to) =
-            (layout::blobs_dir(&path).join(layer.digest.hex()), layout::blobs_dir(to).join(layer.digest.hex()));
-        if !to.exists() {
-            fs::copy(&from, &to).map_err(Error::file("copy a base layer to", &to))?;
-        }
-    }
-    Ok(Base { tree, layers: documents.manifest.layers, config: Some(documents.config) })
-}
-
-/// One entry of a layer to be.
-#[derive(Debug)]
-enum Item {
-    Directory { path: Components },
-    File { path: Components, from: PathBuf, size: u64, mode: u32 },
-    Symlink { path: Components, target: PathBuf },
-}
-
-impl Item {
-    fn path(&self) -> &Components {
-        match self {
-            Self::Directory { path } | Self::File { path, .. } | Self::Symlink { path, .. } => path,
-        }
-    }
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::File { size, .. } => *size,
-            _ => 0,
-        }
-    }
-}
-
-/// Decides the entries of one layer, sorted by path, and notes them in the tree.
-fn plan(file: &OciFile, root: &Path, tree: &mut Tree) -> Result<Vec<Item>> {
-    let from = root.join(&file.from);
-    if let Some(mode) = file.mode.filter(|mode| mode & !0o777 != 0) {
-        return Err(Error::bad_with(
-            format!("files entry {:?} has mode {mode:o}", file.from),
-            "only permission bits, for example 0o755",
-        ));
-    }
-    let metadata = match fs::symlink_metadata(&from) {
-        Ok(metadata) => metadata,
-        Err(error) => {
-            let hint = "it is looked for relative to the component's path; if a command makes it, name that under build.prepare";
-            return Err(Error::bad_with(
-                format!("files entry {:?} cannot be read at {}: {error}", file.from, from.display()),
-                hint,
-            ));
-        }
-    };
-    let mut target = destination(&file.to)?;
-    // A symbolic link that is named itself stands for what it points to, as with cp.
-    let metadata =
-        if metadata.is_symlink() { fs::metadata(&from).map_err(|e| unreadable(&from, &e))? } else { metadata };
-    if !metadata.is_dir() && file.to.ends_with('/') {
-        let name = Path::new(&file.from)
-            .file_name()
-            .ok_or_else(|| Error::bad(format!("files entry {:?} has no file name", file.from)))?;
-        target.push(name.as_bytes().to_vec());
-    }
-    let last = if metadata.is_dir() { None } else { Some(file_name(&mut target, file)?) };
-    let mut real = tree
-        .resolve(&target)
-        .map_err(|why| Error::bad(format!("files entry {:?} to {:?}: {why}", file.from, file.to)))?;
-    let mut items = Vec::new();
-    for end in 1..=real.len() {
-        if tree.get(&real[..end]).is_none() {
-            items.push(Item::Directory { path: real[..end].to_vec() });
-        }
-    }
-    match last {
-        None => collect(&from, &real, file.mode, &mut items)?,
-        Some(name) => {
-            real.push(name);
-            items.push(item(&from, real, &metadata, file.mode)?);
-        }
-    }
-    // A folder that is there keeps its mode: /tmp of a base stays writable by all.
-    items.retain(|item| !(matches!(item, Item::Directory { path } if tree.get(path) == Some(&Node::Directory))));
-    items.sort_by(|a, b| a.path().cmp(b.path()));
-    for entry in &items {
-        place(tree, entry)?;
-    }
-    Ok(items)
-}
-
-/// Takes the file's own name off its path.
-fn file_name(target: &mut Components, file: &OciFile) -> Result<Vec<u8>> {
-    target.pop().ok_or_else(|| {
-        Error::bad_with(
-            format!("files entry {:?} is a file and goes to {:?}", file.from, file.to),
-            "name the file's path in the image",
-        )
-    })
-}
-
-fn place(tree: &mut Tree, entry: &Item) -> Result<()> {
-    let path = entry.path();
-    let node = match entry {
-        Item::Directory { .. } => Node::Directory,
-        Item::Symlink { target, .. } => Node::Symlink(target.as_os_str().as_bytes().to_vec()),
-        Item::File { .. } => Node::Other,
-    };
-    let conflict = match tree.get(path) {
-        Some(there) => (*there == Node::Directory) != (node == Node::Directory),
-        None => false,
-    };
-    if conflict {
-        return Err(Error::bad(format!(
-            "{} would be a folder and a file at once, or replace a symbolic link by a folder",
-            shown(path)
-        )));
-    }
-    tree.insert(path.clone(), node);
-    Ok(())
-}
-
-fn destination(to: &str) -> Result<Components> {
-    let parts: Components =
-        to.split('/').filter(|part| !part.is_empty() && *part != ".").map(|part| part.as_bytes().to_vec()).collect();
-    let unsafe_part = parts.iter().any(|part| part == b".." || part.contains(&0) || part.starts_with(b".wh."));
-    if !to.starts_with('/') || unsafe_part {
-        return Err(Error::bad_with(format!("files entry goes to {to:?}"), "write an absolute path without .. in it"));
-    }
-    Ok(parts)
-}
-
-fn collect(directory: &Path, path: &Components, mode: Option<u32>, items: &mut Vec<Item>) -> Result<()> {
-    let entries = fs::read_dir(directory).map_err(|e| unreadable(directory, &e))?;
-    for entry in entries {
-        let entry = entry.map_err(|e| unreadable(directory, &e))?;
-        let from = entry.path();
-        let name = entry.file_name().into_vec();
-        if name == STATE {
-            continue;
-        }
-        if name.starts_with(b".wh.") {
-            return Err(Error::bad(format!(
-                "{} cannot be in an image: names that begin with .wh. mean a deletion there",
-                from.display()
-            )));
-        }
-        let mut below = path.clone();
-        below.push(name);
-        let metadata = entry.metadata().map_err(|e| unreadable(&from, &e))?;
-        if metadata.is_dir() {
-            items.push(Item::Directory { path: below.clone() });
-            collect(&from, &below, mode, items)?;
-        } else {
-            items.push(item(&from, below, &metadata, mode)?);
-        }
-    }
-    Ok(())
-}
-
-fn item(from: &Path, path: Components, metadata: &fs::Metadata, mode: Option<u32>) -> Result<Item> {
-    if metadata.is_symlink() {
-        let target = fs::read_link(from).map_err(|e| unreadable(from, &e))?;
-        return Ok(Item::Symlink { path, target });
-    }
-    if !metadata.is_file() {
-        return Err(Error::bad(format!("{} is neither a file, a folder nor a symbolic link", from.display())));
-    }
-    let executable = metadata.permissions().mode() & 0o100 != 0;
-    let mode = mode.unwrap_or(if executable { 0o755 } else { 0o644 });
-    Ok(Item::File { path, from: from.to_owned(), size: metadata.len(), mode })
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> Error {
-    Error::bad(format!("{} cannot be read: {error}", path.display()))
-}
-
-fn write_layer(items: &[Item], seconds: u64, blobs: &Path, task: &Task) -> Result<Written> {
-    let failed = |error| Error::file("write a layer in", blobs)(error);
-    let mut archive = tar::Builder::new(BlobWriter::create(blobs)?);
-    for entry in items {
-        let mut path = entry.path().join(&b'/');
-        let (kind, link, mode) = match entry {
-            Item::Directory { .. } => (tar::EntryType::Directory, &b""[..], 0o755),
-            Item::Symlink { target, .. } => (tar::EntryType::Symlink, target.as_os_str().as_bytes(), 0o777),
-            Item::File { mode, .. } => (tar::EntryType::Regular, &b""[..], *mode),
-        };
-        if kind == tar::EntryType::Directory {
-            path.push(b'/');
-        }
-        let new = NewEntry { kind, path: &path, link, mode, mtime: seconds, size: entry.bytes() };
-        match entry {
-            Item::File { from, size, .. } => {
-                let mut source = Exactly::open(from, *size, Some(task))?;
-                let outcome = append(&mut archive, &new, &mut source).map_err(failed);
-                source.settle(outcome)?;
-            }
-            _ => append(&mut archive, &new, std::io::empty()).map_err(failed)?,
-        }
-    }
-    archive.into_inner().map_err(failed)?.finish(blobs)
-}
-
-/// A file that must have as many bytes as were announced in its header; else the archive would be torn.
-pub(crate) struct Exactly<'a> {
-    file: File,
-    path: PathBuf,
-    size: u64,
-    left: u64,
-    task: Option<&'a Task>,
-    failure: Option<std::io::Error>,
-}
-
-impl<'a> Exactly<'a> {
-    pub(crate) fn open(path: &Path, size: u64, task: Option<&'a Task>) -> Result<Self> {
-        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-        Ok(Self { file, path: path.to_owned(), size, left: size, task, failure: None })
-    }
-
-    /// Whether it was read whole and ends there, when it was written away with this outcome.
-    pub(crate) fn settle(mut self, outcome: Result<()>) -> Result<()> {
-        if let Some(error) = self.failure.take() {
-            return Err(unreadable(&self.path, &error));
-        }
-        outcome?;
-        let more = self.file.read(&mut [0]).map_err(|error| unreadable(&self.path, &error))?;
-        if self.left != 0 || more != 0 {
-            return Err(Error::bad_with(
-                format!("{} changed while it was read: it no longer has {} bytes", self.path.display(), self.size),
-                "build again when nothing writes to it",
-            ));
-        }
-        Ok(())
-    }
-}
-
-impl Read for Exactly<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len()).min(BUFFER);
-        match self.file.read(&mut buffer[..want]) {
-            Ok(read) => {
-                self.left -= read as u64;
-                if let Some(task) = self.task.filter(|_| read > 0) {
-                    task.advance(read as u64);
-                }
-                Ok(read)
-            }
-            Err(error) => {
-                let kind = error.kind();
-                self.failure = Some(error);
-                Err(kind.into())
-            }
-        }
-    }
+    layout::seal_hashed(to, root)
 }
 
 fn configuration(
-    spec: &OciBuild,
+    inputs: &OciInputs<'_>,
     labels: &BTreeMap<String, String>,
-    created: jiff::Timestamp,
     base: Option<ImageConfig>,
     platform: &Platform,
-    layers: &[Written],
+    layers: &[&Written],
+    created_by: Vec<String>,
 ) -> ImageConfig {
-    let whole_second = jiff::Timestamp::from_second(created.as_second()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let whole_second = jiff::Timestamp::from_second(inputs.created.as_second()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     let created = Some(whole_second.to_string());
     let (mut run, mut diff_ids, mut history) = match base {
         Some(base) => (base.config.unwrap_or_default(), base.rootfs.diff_ids, base.history.unwrap_or_default()),
         None => Default::default(),
     };
     diff_ids.extend(layers.iter().map(|layer| layer.diff_id));
-    history.extend(spec.files.iter().map(|file| History {
+    history.extend(created_by.into_iter().map(|created_by| History {
         created: created.clone(),
-        created_by: Some(format!("sealift: {} -> {}", file.from, file.to)),
+        created_by: Some(created_by),
         ..History::default()
     }));
-    run_configuration(&mut run, spec, labels);
+    run_configuration(&mut run, inputs.spec, labels);
     ImageConfig {
         created,
         author: None,
@@ -374,7 +292,8 @@ fn configuration(
     }
 }
 
-/// Lays the specification over what the base says. A new entrypoint voids the base's command, as in a Dockerfile.
+/// Lays the specification over what the base says; what only the base says (volumes, health check, stop signal) stays.
+/// A new entrypoint voids the base's command, as in a Dockerfile.
 fn run_configuration(run: &mut RunConfig, spec: &OciBuild, labels: &BTreeMap<String, String>) {
     if !spec.entrypoint.is_empty() {
         run.entrypoint = Some(spec.entrypoint.clone());
@@ -395,12 +314,15 @@ fn run_configuration(run: &mut RunConfig, spec: &OciBuild, labels: &BTreeMap<Str
     if env.is_empty() {
         run.env = None;
     }
+    for port in &spec.ports {
+        let port = if port.contains('/') { port.clone() } else { format!("{port}/tcp") };
+        run.exposed_ports.get_or_insert_default().insert(port, Empty {});
+    }
     run.user = Some(spec.user.clone());
     if let Some(workdir) = &spec.workdir {
         run.working_dir = Some(workdir.clone());
     }
     let all = run.labels.get_or_insert_default();
-    all.extend(spec.labels.clone());
     all.extend(labels.clone());
     if all.is_empty() {
         run.labels = None;

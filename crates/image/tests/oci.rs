@@ -6,7 +6,18 @@ mod common;
 use common::{created, oci, write};
 use domain::{Class, Events};
 use expect_test::expect;
-use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path};
+use image::OciInputs;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::{
+        fs::{PermissionsExt, symlink},
+        process::CommandExt,
+    },
+    path::Path,
+    process::Command,
+    time::{Duration, SystemTime},
+};
 
 fn labels() -> BTreeMap<String, String> {
     BTreeMap::from([("org.opencontainers.image.version".to_owned(), "1.0.0".to_owned())])
@@ -51,7 +62,7 @@ fn the_same_inputs_give_the_same_digest_on_any_path_in_any_order_with_any_umask(
     assert_eq!(first.layers.len(), 3);
     assert_eq!(first.platform, "linux/amd64");
     // Changes only with the format itself, and then every user's image changes: that must be a decision.
-    expect!["sha256:5af465e0fad7b5462e1954aa1d24ea11a351aec49a002fc6db2f57d37cf867f9"]
+    expect!["sha256:78d6e10beddc3d56b5f46bae6311651d43fd464bccb34620443086e2d3de54e2"]
         .assert_eq(&first.manifest.to_string());
     expect![[r#"{"created":"2024-05-06T07:08:09Z","architecture":"amd64","os":"linux","config":{"User":"1000","Env":["PORT=8080"],"Entrypoint":["/app/run"],"Cmd":["--serve"],"WorkingDir":"/app","Labels":{"org.opencontainers.image.version":"1.0.0","team":"wine"}},"rootfs":{"type":"layers","diff_ids":["sha256:649d8041ba094a056ab72908f9b0926871c30d7f423f1b02b090b0dce913e8d8","sha256:d57768510f7010448c5822eaf42b197a1525f9628719cb15267a6a6f24f5c2d5","sha256:4f9764905ddd5dfb17f6cc8a5566398cc4bf15a90530d1262eff7fc512b37617"]},"history":[{"created":"2024-05-06T07:08:09Z","created_by":"sealift: bin/run -> /app/"},{"created":"2024-05-06T07:08:09Z","created_by":"sealift: etc -> /app/etc"},{"created":"2024-05-06T07:08:09Z","created_by":"sealift: bin/run -> /usr/local/bin/start"}]}"#]].assert_eq(&fs::read_to_string(first.layout.join("blobs/sha256").join(first.config.hex())).unwrap());
     let again = build(one.path(), &one.path().join("layout"));
@@ -146,7 +157,12 @@ fn bad_input_is_named_with_what_to_do() {
         image::build_oci(&spec, root.path(), &BTreeMap::new(), created(), root.path(), &Events::nowhere()).unwrap_err();
     assert!(error.hint().unwrap().contains("build.prepare"));
     let mut spec = oci(&[("run", "/run", None)]);
-    for (base, text) in [("debian:12", "not understood"), ("oci-layout:nowhere", "is no OCI layout")] {
+    let bases = [
+        ("debian:12", "names no digest"),
+        ("https://reg.example/debian", "not understood"),
+        ("oci-layout:nowhere", "is no OCI layout"),
+    ];
+    for (base, text) in bases {
         spec.base = base.to_owned();
         let error = image::build_oci(&spec, root.path(), &BTreeMap::new(), created(), root.path(), &Events::nowhere())
             .unwrap_err();
@@ -218,4 +234,157 @@ fn an_archive_has_the_same_bytes_each_time_and_both_forms_inside() {
     assert!(archive(None).is_ok());
     assert_eq!(archive(Some("Not A Name")).unwrap_err().class(), Class::BadInput);
     assert_eq!(archive(Some(&format!("reg.example/wine@{}", built.manifest))).unwrap_err().class(), Class::BadInput);
+}
+
+/// Builds with what earlier builds left in the cache; returns the image and how many layers were taken from there.
+fn cached(spec: &domain::config::OciBuild, root: &Path, cache: &Path, to: &Path) -> (image::Built, String) {
+    let ends = common::Ends::default();
+    let inputs = OciInputs { spec, root, labels: &labels(), created: created(), base: None, cache };
+    let built = inputs.build(to, &ends.events()).unwrap();
+    (built, ends.last())
+}
+
+#[test]
+fn a_changed_file_of_a_large_folder_makes_one_layer_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let at = |name: &str| home.path().join(name);
+    for number in 0..24u32 {
+        let file = at(&format!("src/data/d{}/f{number}", number % 5));
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let file = fs::File::create(file).unwrap();
+        file.set_len((6 << 20) + u64::from(number)).unwrap();
+    }
+    fs::File::create(at("src/data/model")).unwrap().set_len(40 << 20).unwrap();
+    let spec = oci(&[("data", "/data", None)]);
+    let build = |number: u32| cached(&spec, &at("src"), &at("cache"), &at(&format!("layout{number}")));
+    let (first, said) = build(1);
+    assert!((3..=20).contains(&first.layers.len()), "{first:?}");
+    assert!(said.ends_with("0 layers as before"), "{said}");
+    let (again, said) = build(2);
+    assert_eq!(again.manifest, first.manifest);
+    assert!(said.ends_with(&format!("{} layers as before", first.layers.len())), "{said}");
+    let different = |a: &image::Built, b: &image::Built| {
+        let (a, b): (BTreeSet<_>, BTreeSet<_>) = (a.layers.iter().collect(), b.layers.iter().collect());
+        (a.difference(&b).count(), b.difference(&a).count())
+    };
+    // The same size, another byte.
+    let changed = at("src/data/d2/f7");
+    use std::os::unix::fs::FileExt;
+    fs::OpenOptions::new().write(true).open(&changed).unwrap().write_all_at(b"x", 12345).unwrap();
+    let (second, _) = build(3);
+    assert_eq!(different(&first, &second), (1, 1));
+    fs::create_dir_all(at("src/data/new/folder")).unwrap();
+    fs::write(at("src/data/new/folder/file"), "new").unwrap();
+    let (third, _) = build(4);
+    assert_eq!(different(&second, &third), (1, 1));
+    // What the cache says decides nothing: without it, and with every blob of it damaged, the image is the same.
+    for entry in fs::read_dir(at("cache/layers/blobs")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[20] ^= 1;
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+    }
+    let (fourth, said) = build(5);
+    assert_eq!(fourth.manifest, third.manifest);
+    assert!(said.ends_with(" 0 layers as before"), "{said}");
+    assert_eq!(image::open(&fourth.layout).unwrap(), fourth);
+    let alone = image::build_oci(&spec, &at("src"), &labels(), created(), &at("alone"), &Events::nowhere()).unwrap();
+    assert_eq!(alone.manifest, third.manifest);
+    let unpacked = at("rootfs");
+    image::unpack(&alone.layout, &unpacked, &image::Limits::default()).unwrap();
+    assert_eq!(fs::read_dir(unpacked.join("data")).unwrap().count(), 7);
+    assert_eq!(fs::metadata(unpacked.join("data/model")).unwrap().len(), 40 << 20);
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_is_no_image() {
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), "run", "1", 0o755);
+    let spec = oci(&[("run", "/run", None)]);
+    let to = tempfile::tempdir().unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let (file, labels) = (root.path().join("run"), BTreeMap::new());
+    // Between the hashing and the writing of the layer, another program writes.
+    let events = common::on_task("build 1 layer", move || fs::write(&file, "2").unwrap());
+    let inputs = OciInputs {
+        spec: &spec,
+        root: root.path(),
+        labels: &labels,
+        created: created(),
+        base: None,
+        cache: cache.path(),
+    };
+    let error = inputs.build(to.path(), &events).unwrap_err();
+    assert!(error.to_string().contains("changed while it was read"), "{error}");
+    assert!(!to.path().join("index.json").exists());
+}
+
+/// The build of the test below, in a process of its own.
+#[test]
+fn child_build() {
+    let Ok(root) = std::env::var("OCI_CHILD_ROOT") else { return };
+    let root = Path::new(&root);
+    let mut spec = oci(&[("bin/run", "/app/", None), ("etc", "/app/etc", None)]);
+    spec.platforms = vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()];
+    spec.files[1].owner = Some((1000, 2000));
+    let (built, _) = cached(&spec, root, &root.join("../cache"), &root.join("../layout"));
+    fs::write(root.join("../digest"), built.root().to_string()).unwrap();
+}
+
+#[test]
+fn ten_builds_by_others_elsewhere_on_another_day_give_the_same_digest() {
+    let home = tempfile::tempdir().unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let root_user = rustix::process::geteuid().is_root();
+    let mut digests = BTreeSet::new();
+    for number in 0..10u32 {
+        let place = home.path().join("x".repeat(number as usize + 1));
+        let root = place.join(format!("source{number}"));
+        source(&root, number % 2 == 1, false);
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400 * 365 * u64::from(number));
+        fs::File::open(root.join("etc/b.toml")).unwrap().set_modified(old).unwrap();
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o777)).unwrap();
+        let umask = ["000", "022", "027", "077"][number as usize % 4];
+        let mut command = Command::new("sh");
+        let program = std::env::current_exe().unwrap();
+        let script = format!("umask {umask}; exec \"$0\" --exact child_build --nocapture");
+        command.args(["-c", &script]).arg(&program).env_clear();
+        command.env("OCI_CHILD_ROOT", &root).env("TMPDIR", &place);
+        command.env("TZ", ["UTC", "Asia/Kathmandu", "America/St_Johns"][number as usize % 3]);
+        command.env("LC_ALL", ["C", "tr_TR.UTF-8"][number as usize % 2]);
+        if root_user && number % 3 == 2 {
+            // As nobody, who can read the sources and runs the same program.
+            let copy = place.join("program");
+            fs::copy(&program, &copy).unwrap();
+            for path in walk(&root) {
+                let mode =
+                    if path.is_dir() { 0o755 } else { fs::metadata(&path).unwrap().permissions().mode() | 0o444 };
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            }
+            command = {
+                let mut other = Command::new("sh");
+                other.args(["-c", &script]).arg(&copy).env_clear().env("OCI_CHILD_ROOT", &root).env("TMPDIR", &place);
+                other.uid(65534).gid(65534);
+                other
+            };
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{number}: {}", String::from_utf8_lossy(&output.stdout));
+        digests.insert(fs::read_to_string(place.join("digest")).unwrap());
+    }
+    assert_eq!(digests.len(), 1, "{digests:?}");
+}
+
+fn walk(root: &Path) -> Vec<std::path::PathBuf> {
+    let mut all = vec![root.to_owned()];
+    let mut next = 0;
+    while next < all.len() {
+        if all[next].is_dir() && !all[next].is_symlink() {
+            let found: Vec<_> = fs::read_dir(&all[next]).unwrap().map(|entry| entry.unwrap().path()).collect();
+            all.extend(found.into_iter().filter(|path| !path.is_symlink()));
+        }
+        next += 1;
+    }
+    all
 }

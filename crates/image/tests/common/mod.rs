@@ -46,6 +46,45 @@ impl Lines {
     }
 }
 
+/// Keeps how tasks ended.
+#[derive(Clone, Default)]
+pub struct Ends(Arc<Mutex<Vec<String>>>);
+
+impl EventSink for Ends {
+    fn emit(&self, event: Event) {
+        if let Event::TaskFinished { summary, .. } = event {
+            self.0.lock().unwrap().push(summary);
+        }
+    }
+}
+
+impl Ends {
+    pub fn events(&self) -> Events {
+        Events::new(self.clone())
+    }
+    pub fn last(&self) -> String {
+        self.0.lock().unwrap().last().cloned().unwrap_or_default()
+    }
+}
+
+struct OnTask<F>(&'static str, Mutex<Option<F>>);
+
+impl<F: FnOnce() + Send + 'static> EventSink for OnTask<F> {
+    fn emit(&self, event: Event) {
+        if let Event::TaskStarted { name, .. } = event
+            && name == self.0
+            && let Some(act) = self.1.lock().unwrap().take()
+        {
+            act();
+        }
+    }
+}
+
+/// Events that do something once, when a task begins.
+pub fn on_task(title: &'static str, act: impl FnOnce() + Send + 'static) -> Events {
+    Events::new(OnTask(title, Mutex::new(Some(act))))
+}
+
 /// A small `oci` specification over the given files.
 pub fn oci(files: &[(&str, &str, Option<u32>)]) -> OciBuild {
     OciBuild {
