@@ -35,6 +35,8 @@ mod pull;
 mod reference;
 mod referrers;
 mod session;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 use crate::{

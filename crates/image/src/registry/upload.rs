@@ -362,7 +362,10 @@ impl Transfer<'_> {
         let (mut at, mut reached, mut tries) = (0, 0, 0);
         while at < size {
             let end = at.saturating_add(chunk).min(size);
-            match self.send(at, end).await? {
+            let sent = self.send(at, end).await?;
+            let misplaced = matches!(sent, Sent::Misplaced);
+            match sent {
+                Sent::Misplaced => {}
                 Sent::To(offset) => {
                     (at, tries) = (offset, 0);
                     reached = reached.max(end);
@@ -386,6 +389,10 @@ impl Transfer<'_> {
             let Some(offset) = self.ask(reached).await? else {
                 return Ok(Some("the registry does not know the upload any more".to_owned()));
             };
+            if misplaced && offset == at {
+                // One byte reads as none in its answer; and what it says twice in two ways cannot be gone on with.
+                return Ok(Some("the registry is at another place of the blob than it says".to_owned()));
+            }
             if offset > at {
                 tries = 0;
             }
@@ -430,9 +437,7 @@ impl Transfer<'_> {
         match answer.status() {
             StatusCode::NOT_FOUND => Ok(Sent::Lost("the registry does not know the upload any more".to_owned())),
             StatusCode::PAYLOAD_TOO_LARGE => Ok(Sent::TooLarge),
-            StatusCode::RANGE_NOT_SATISFIABLE => {
-                Ok(Sent::Broken("the registry is at another place of the blob".to_owned(), None))
-            }
+            StatusCode::RANGE_NOT_SATISFIABLE => Ok(Sent::Misplaced),
             status if is_passing(status) => {
                 Ok(Sent::Broken(format!("the registry answers {status}"), wished_wait(&answer)))
             }
@@ -511,5 +516,7 @@ enum Sent {
     To(u64),
     Broken(String, Option<std::time::Duration>),
     TooLarge,
+    /// The piece does not follow on what the registry has.
+    Misplaced,
     Lost(String),
 }
