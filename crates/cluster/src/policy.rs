@@ -12,6 +12,8 @@ pub enum Part {
     User,
     /// It cannot write its root file system.
     ReadonlyRoot,
+    /// No volume that its image asks for gives it a disk to write to.
+    Volumes,
     /// It has no capabilities.
     Capabilities,
     /// It cannot gain privileges through setuid programs.
@@ -29,6 +31,7 @@ impl fmt::Display for Part {
         f.pad(match self {
             Self::User => "a user other than root",
             Self::ReadonlyRoot => "a read-only root file system",
+            Self::Volumes => "no volume to write to",
             Self::Capabilities => "no capabilities",
             Self::NoNewPrivileges => "no new privileges",
             Self::Seccomp => "the default seccomp filter",
@@ -47,6 +50,8 @@ pub struct Policy {
     pub root: bool,
     /// Whether its root file system cannot be written by it.
     pub readonly_root: bool,
+    /// Where it can write to a disk all the same: volumes that its image asks for (`VOLUME`).
+    pub volumes: Vec<String>,
     /// Capabilities that it has; `default` stands for the engine's default set.
     pub capabilities: Vec<String>,
     /// Whether setuid programs cannot raise its privileges.
@@ -74,6 +79,8 @@ impl Policy {
         demand(Part::User, !self.root, relaxed(Relaxation::RunAsRoot), format!("user {}", self.user));
         let writable = relaxed(Relaxation::WritableRoot);
         demand(Part::ReadonlyRoot, self.readonly_root, writable, "a writable one".to_owned());
+        // What may write its root may write a volume: both are disk space that nobody gave it by name.
+        demand(Part::Volumes, self.volumes.is_empty(), writable, self.volumes.join(" "));
         let capable = relaxed(Relaxation::DefaultCapabilities);
         demand(Part::Capabilities, self.capabilities.is_empty(), capable, self.capabilities.join(" "));
         let privileges = relaxed(Relaxation::NewPrivileges);

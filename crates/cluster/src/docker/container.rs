@@ -222,6 +222,9 @@ impl Docker {
         }
         let filter = info.security_options.iter().flatten().any(|option| option.starts_with("name=seccomp"));
         let unconfined = options.iter().any(|option| option.starts_with("seccomp") && option.ends_with("unconfined"));
+        // Mounts of ours are read-only, and what is in memory is not in this list.
+        let mounts = container.mounts.unwrap_or_default().into_iter().filter(|mount| mount.rw != Some(false));
+        let volumes = mounts.filter_map(|mount| mount.destination).collect();
         let positive =
             |limit: Option<i64>| limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0);
         Ok(Policy {
@@ -232,6 +235,7 @@ impl Docker {
             },
             root,
             readonly_root: host.readonly_rootfs == Some(true),
+            volumes,
             capabilities,
             no_new_privileges: options
                 .iter()

@@ -438,6 +438,7 @@ impl SlotDir {
             user: uid.map_or_else(|| "unknown".to_owned(), |uid| format!("uid {uid}")),
             root: uid.is_none_or(|uid| uid == 0),
             readonly_root: uid.is_some_and(|uid| uid != 0 && !tree::writable(uid, &self.dir.join("rootfs"))),
+            volumes: Vec::new(),
             capabilities: match capabilities {
                 Some(0) => Vec::new(),
                 Some(bits) => vec![format!("bits {bits:x}")],

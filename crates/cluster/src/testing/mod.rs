@@ -253,6 +253,7 @@ impl Target for InMemory {
             user: if root { "root".to_owned() } else { "1000".to_owned() },
             root,
             readonly_root: !relaxed(Relaxation::WritableRoot),
+            volumes: Vec::new(),
             capabilities: relaxed(Relaxation::DefaultCapabilities).then(|| "default".to_owned()).into_iter().collect(),
             no_new_privileges: !relaxed(Relaxation::NewPrivileges),
             seccomp: true,
