@@ -19,7 +19,7 @@ impl Project {
     pub(super) fn new(tools: &Tools, root: &Path, build: &str, more: &str) -> Outcome<Self> {
         let project = Self { root: root.to_owned() };
         project.write("VERSION", "1.0.0\n")?;
-        project.write(".gitignore", "/.sealift/\n/app/\n/restored/\n")?;
+        project.write(".gitignore", "/.sealift/\n/app/\n/restored.tar\n")?;
         project.configure(build, more)?;
         project.git(tools, &["init", "--quiet"])?;
         project.commit(tools)?;

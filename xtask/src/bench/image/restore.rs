@@ -9,6 +9,7 @@ use crate::{
     shell::{Outcome, capture},
     testbed::Part,
 };
+use std::{fs, path::Path};
 
 pub(super) fn measure(lab: &mut Lab) -> Outcome {
     let bytes = lab.options.scaled(500_000_000);
@@ -58,15 +59,17 @@ pub(super) fn measure(lab: &mut Lab) -> Outcome {
     remove(&root)
 }
 
-/// `sealift restore`, and `docker load` of the archive that it wrote.
-fn restored(lab: &Lab, root: &std::path::Path, engine: &str) -> Outcome<Sample> {
-    let to = root.join("restored");
-    if to.exists() {
-        remove(&to)?;
+/// `sealift restore` of the image alone, and `docker load` of the archive that it wrote.
+fn restored(lab: &Lab, root: &Path, engine: &str) -> Outcome<Sample> {
+    let archive = root.join("restored.tar");
+    match fs::remove_file(&archive) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            return Err(format!("{}: {cause}", archive.display()));
+        }
+        _ => {}
     }
-    let restore = lab.tools.sealift(root, &["restore", "svc@1.0.0", "--to", "restored"]);
-    let restored = lab.time("sealift restore", &restore)?;
-    let archive = to.join("image-linux-amd64.tar").display().to_string();
-    let load = lab.tools.docker(engine, root, &["load", "--quiet", "--input", &archive]);
+    let words = ["restore", "svc@1.0.0", "--image", "docker-archive", "--to", "restored.tar"];
+    let restored = lab.time("sealift restore", &lab.tools.sealift(root, &words))?;
+    let load = lab.tools.docker(engine, root, &["load", "--quiet", "--input", "restored.tar"]);
     Ok(restored.then(lab.time("docker load", &load)?))
 }
