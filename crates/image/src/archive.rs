@@ -12,6 +12,7 @@ use crate::{
     layer::{Hashing, Packing, read_failed, read_layer, wrong_bytes},
     layercache,
     layout::{self, Contents, Documents, blobs_dir, read_documents, read_whole, to_json},
+    registry::ImageName,
     spec::{Descriptor, INDEX, Index, Platform},
     unpack::Limits,
 };
@@ -142,14 +143,11 @@ fn failed(error: io::Error) -> Error {
 
 /// A name with a tag; engines refuse one without, and a digest is no name to load under.
 fn tagged(reference: &str) -> Result<String> {
-    let parsed: oci_client::Reference = reference
-        .parse()
-        .map_err(|error| Error::bad_with(format!("{reference:?} names no image: {error}"), "write REPOSITORY:TAG"))?;
-    match (parsed.tag(), parsed.digest()) {
-        (Some(_), None) if reference.rsplit('/').next().is_some_and(|last| last.contains(':')) => {
-            Ok(reference.to_owned())
-        }
-        (_, None) => Ok(format!("{reference}:latest")),
+    let parsed =
+        ImageName::parse(reference).map_err(|error| Error::bad_with(error.to_string(), "write REPOSITORY:TAG"))?;
+    match (parsed.tag, parsed.digest) {
+        (Some(_), None) => Ok(reference.to_owned()),
+        (None, None) => Ok(format!("{reference}:latest")),
         _ => Err(Error::bad_with(
             format!("{reference:?} names an image by digest"),
             "an archive is loaded under REPOSITORY:TAG",
@@ -159,9 +157,9 @@ fn tagged(reference: &str) -> Result<String> {
 
 /// As containerd names images: with the registry and, for Docker Hub, `library/`.
 fn full_name(name: &str) -> String {
-    match name.parse::<oci_client::Reference>() {
-        Ok(reference) => reference.whole(),
-        Err(_) => name.to_owned(),
+    match ImageName::parse(name) {
+        Ok(ImageName { name, tag: Some(tag), .. }) => format!("{name}:{tag}"),
+        _ => name.to_owned(),
     }
 }
 

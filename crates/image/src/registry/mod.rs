@@ -50,6 +50,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use reference::ImageName;
 pub use referrers::{Attached, Attachment};
 #[allow(unused_imports, reason = "entries for fuzzing")]
 pub(crate) use {challenge::challenges, content::document_understood, referrers::index_understood};

@@ -47,6 +47,40 @@ impl Repository {
     }
 }
 
+/// An image under its full name, as engines keep it: `docker.io/library/wine:1.2.0`, and whether it was written with a tag or a digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageName {
+    /// Registry and path; Docker Hub is `docker.io`.
+    pub(crate) name: String,
+    pub(crate) tag: Option<String>,
+    pub(crate) digest: Option<String>,
+}
+
+impl ImageName {
+    /// Reads `[REGISTRY/]PATH[:TAG][@DIGEST]`.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let (rest, digest) = match text.split_once('@') {
+            Some((rest, digest)) => (rest, Some(digest.to_owned())),
+            None => (text, None),
+        };
+        let slash = rest.rfind('/').map_or(0, |at| at + 1);
+        let (repository, tag) = match rest[slash..].find(':') {
+            Some(colon) => (&rest[..slash + colon], Some(rest[slash + colon + 1..].to_owned())),
+            None => (rest, None),
+        };
+        let bad = |why: &str| Error::bad(format!("{text:?} names no image: {why}"));
+        if tag.as_deref().is_some_and(|tag| !is_tag(tag)) {
+            return Err(bad("its tag is none"));
+        }
+        if digest.as_deref().is_some_and(|digest| digest.parse::<domain::Digest>().is_err()) {
+            return Err(bad("its digest is none"));
+        }
+        let Repository { host, path } = Repository::parse(repository)?;
+        let host = if host == HUB { "docker.io" } else { &host };
+        Ok(Self { name: format!("{host}/{path}"), tag, digest })
+    }
+}
+
 /// Docker's rule: what has a dot or a port, or is this machine, is a host.
 fn is_host(text: &str) -> bool {
     text.contains(['.', ':']) || text == "localhost"
@@ -142,6 +176,25 @@ mod tests {
         assert!(Repository::parse("127.0.0.1:1/a").unwrap().is_loopback());
         assert!(Repository::parse("[::1]/a").unwrap().is_loopback());
         assert!(!Repository::parse("10.0.0.1:1/a").unwrap().is_loopback());
+    }
+
+    #[test]
+    fn images_get_their_full_name() {
+        let digest = domain::Digest::of(b"x").to_string();
+        for (text, name, tag) in [
+            ("wine:1.2.0", "docker.io/library/wine", Some("1.2.0")),
+            ("team/wine", "docker.io/team/wine", None),
+            ("reg.example:5000/team/wine:1", "reg.example:5000/team/wine", Some("1")),
+            ("reg.example:5000/wine", "reg.example:5000/wine", None),
+        ] {
+            let parsed = ImageName::parse(text).unwrap();
+            assert_eq!((parsed.name.as_str(), parsed.tag.as_deref(), parsed.digest), (name, tag, None), "{text}");
+            let pinned = ImageName::parse(&format!("{text}@{digest}")).unwrap();
+            assert_eq!((pinned.name.as_str(), pinned.digest.as_deref()), (name, Some(digest.as_str())));
+        }
+        for bad in ["", "wine:", "wine:a:b", "wine@sha256:12", "UPPER:1", "a b:1"] {
+            assert!(ImageName::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
