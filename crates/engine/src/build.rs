@@ -299,12 +299,12 @@ async fn builder(
         Builder::None => return Ok(None),
         Builder::Docker(spec) => {
             let secrets = secrets(workspace, &spec.secrets)?;
-            let built = image::build_docker(spec, &folder, &labels, to, events).await;
+            let built = image::build_docker(spec, &folder, &labels, &secrets, to, events).await;
             image::Output::Image(built.doing(doing())?)
         }
         Builder::Oci(spec) => {
             let cache = workspace.cache().join("layers");
-            let base: Option<PathBuf> = None;
+            let base = image::fetch_base(spec, &cache, events).await.doing(doing())?;
             let (spec, to, events) = (spec.clone(), to.to_owned(), events.clone());
             let built = blocking(move || {
                 let inputs = image::OciInputs {

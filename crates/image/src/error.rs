@@ -32,10 +32,12 @@ pub enum Error {
         source: io::Error,
     },
     /// The engine carried the build out, and it failed.
-    #[error("the build failed{}: {cause}", step.as_ref().map(|s| format!(" in {s:?}")).unwrap_or_default())]
+    #[error("the build failed{}{}: {cause}", at.as_ref().map(|at| format!(" at {at}")).unwrap_or_default(), step.as_ref().map(|s| format!(" in {s:?}")).unwrap_or_default())]
     BuildFailed {
-        /// The instruction that failed, as the engine numbers it: `Step 2/3 : RUN make`.
+        /// The instruction that failed, as the engine names it: `[builder 2/3] RUN make`, or `Step 2/3 : RUN make`.
         step: Option<String>,
+        /// Where it stands: `Dockerfile:7`.
+        at: Option<String>,
         /// What the engine says.
         cause: String,
         /// The last lines of output, oldest first, at most 20.

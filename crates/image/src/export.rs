@@ -1,27 +1,43 @@
 //! An engine's image into a layout.
 //!
-//! `docker save` has three forms: the classic one, the one of 25 and newer with `blobs/sha256/`, and that of the containerd image store, whose layers may be
-//! compressed already. All have a `manifest.json` over the files, which is what is read. Layers are compressed anew, always in
+//! It comes as an archive, in one of four forms: `docker save` of old engines, that of 25 and newer with `blobs/sha256/`, that of the containerd image
+//! store, whose layers are compressed already, and BuildKit's OCI archive. An archive whose layers are compressed keeps its manifest, layers and configuration
+//! byte for byte: their digests are those that the engine knows. Other layers are compressed here while the rest arrives, always in
 //! the same way, so that one image has one manifest digest wherever it was built; the configuration is kept byte for byte.
+//!
+//! Attestations that BuildKit puts beside an image are left out: what was built and how is said by us, over the digest.
 
 use crate::{
-    docker::Engine,
     error::{Error, Result, count, joined},
-    layer::{BUFFER, BlobWriter, Written, in_parallel},
-    layout::{self, Built},
-    spec::{Descriptor, ImageConfig, LAYER_GZIP},
+    layer::{BUFFER, BlobWriter, Written, check_layer, in_parallel},
+    layout::{self, blobs_dir},
+    spec::{Descriptor, ImageConfig, Index, LAYER_GZIP, LAYER_TAR, Manifest, Platform, is_index, is_manifest},
     tarread::{Kind, Stop, TarReader},
+    unpack::Limits,
 };
-use domain::{Digest, Events, event::Unit};
+use bytes::Bytes;
+use domain::{
+    Digest, Events,
+    event::{Task, Unit},
+};
 use flate2::read::MultiGzDecoder;
-use serde::Deserialize;
+use futures::Stream;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{
-    collections::HashMap,
-    fs::File,
-    io::{BufReader, Read, Write},
+    collections::{BTreeMap, HashMap},
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader, Read, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError, mpsc},
 };
-use tokio_util::io::{StreamReader, SyncIoBridge};
+use tokio_util::{
+    io::{StreamReader, SyncIoBridge},
+    sync::CancellationToken,
+};
+
+/// How deep BuildKit nests indexes: the archive's own, and one around image and attestations.
+const DEEPEST_INDEX: usize = 3;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -31,29 +47,123 @@ struct SavedImage {
     layers: Option<Vec<String>>,
 }
 
-/// Saves the image from the engine and writes it as a layout.
-pub(crate) async fn export(engine: &Engine, id: &str, to: &Path, events: &Events) -> Result<Built> {
-    let reader = SyncIoBridge::new(StreamReader::new(Box::pin(engine.save(id))));
-    let (to, id, events, address) = (to.to_owned(), id.to_owned(), events.clone(), engine.address.clone());
+/// An image whose blobs are in the layout.
+#[derive(Debug, Clone)]
+pub(crate) struct Image {
+    pub(crate) manifest: Descriptor,
+    pub(crate) config: Digest,
+}
+
+/// Which image is expected, and what is said of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Expected {
+    /// How messages call it.
+    pub(crate) what: String,
+    /// The engine, for messages.
+    pub(crate) engine: String,
+    /// What it was built from, for messages.
+    pub(crate) dockerfile: String,
+    /// The one to take if the archive has images for several platforms.
+    pub(crate) platform: Option<Platform>,
+    /// Annotations of the manifest, where it is written here.
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+impl Expected {
+    /// That an image has no layers. BuildKit writes `null` for them, and other engines refuse to save it.
+    pub(crate) fn empty(&self) -> Error {
+        let what =
+            format!("{} makes an image without a single file, which a Docker Engine cannot save", self.dockerfile);
+        Error::bad_with(what, "copy something into it, or set build.builder to none")
+    }
+}
+
+/// How a manifest may have no layers.
+#[derive(Deserialize)]
+struct Layers {
+    layers: Option<Vec<serde::de::IgnoredAny>>,
+}
+
+/// Reads the archive from the engine and writes the image's blobs into the layout `to`. The layout's index is not written. It stops when the future is dropped.
+pub(crate) async fn receive(
+    archive: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    expected: Expected,
+    to: &Path,
+    events: &Events,
+) -> Result<Image> {
+    use futures::StreamExt as _;
+    let stopped = CancellationToken::new();
+    let _guard = stopped.clone().drop_guard();
+    let archive = Box::pin(archive.take_until(stopped.cancelled_owned()));
+    let mut reader = SyncIoBridge::new(StreamReader::new(archive));
+    let (to, events) = (to.to_owned(), events.clone());
     let work = tokio::task::spawn_blocking(move || {
-        let action = format!("save image {id}");
-        layout::create(&to)?;
+        let silent = |cause: String| Error::Engine {
+            engine: expected.engine.clone(),
+            action: format!("save {}", expected.what),
+            cause,
+        };
+        // While it builds there is nothing to save yet.
+        if reader.fill_buf().map_err(|error| silent(error.to_string()))?.is_empty() {
+            return Err(silent("it sent nothing".to_owned()));
+        }
+        let blobs = layout::create(&to)?;
         let folder = tempfile::tempdir_in(&to).map_err(Error::file("create a folder in", &to))?;
         let task = events.task("save the image", None, Unit::Bytes);
-        let saved = receive(reader, folder.path(), &task).map_err(|stop| match stop {
-            Received::Stop(Stop::Io(error)) => {
-                Error::Engine { engine: address.clone(), action: action.clone(), cause: error.to_string() }
-            }
-            Received::Stop(Stop::Refused { entry, why }) => {
-                Error::damaged(&id, format!("the engine's archive at {entry:?}: {why}"))
-            }
-            Received::Local(error) => error,
-        })?;
+        let saved = spool(reader, folder.path(), &blobs, &expected, &task)?;
         let bytes = task.done();
-        task.finish(count(bytes, "byte", "bytes"));
-        convert(&saved, &id, &to, &events)
+        let image = convert(&saved, &expected, &to)?;
+        task.finish(format!("{}, {}", image.manifest.digest, count(bytes, "byte", "bytes")));
+        Ok(image)
     });
     joined("save the image to", work.await)?
+}
+
+/// Name in the archive to a file of ours; names of the archive never become paths.
+#[derive(Default)]
+struct Saved {
+    files: HashMap<Vec<u8>, PathBuf>,
+    links: HashMap<Vec<u8>, Vec<u8>>,
+    /// Files that are uncompressed layers, and what they became.
+    compressed: HashMap<PathBuf, Written>,
+}
+
+/// Takes the archive apart, and compresses its layers while more of it arrives.
+fn spool(reader: impl Read, folder: &Path, blobs: &Path, expected: &Expected, task: &Task) -> Result<Saved> {
+    let (sender, jobs) = mpsc::channel::<PathBuf>();
+    let (jobs, done) = (Mutex::new(jobs), Mutex::new(Vec::new()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let saved = std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(path) = job else { return };
+                    let outcome = compress(&path, blobs, &expected.what);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((path, outcome));
+                }
+            });
+        }
+        let mut saved = Saved::default();
+        let outcome = entries(reader, folder, &mut saved, task, |layer| drop(sender.send(layer)));
+        drop(sender);
+        outcome.map(|()| saved)
+    });
+    let mut saved = saved.map_err(|stop| match stop {
+        Received::Stop(Stop::Io(error)) => Error::Engine {
+            engine: expected.engine.clone(),
+            action: format!("save {}", expected.what),
+            cause: error.to_string(),
+        },
+        Received::Stop(Stop::Refused { entry, why }) => {
+            Error::damaged(&expected.what, format!("the engine's archive at {entry:?}: {why}"))
+        }
+        Received::Local(error) => error,
+    })?;
+    for (path, outcome) in done.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        saved.compressed.insert(path, outcome?);
+    }
+    Ok(saved)
 }
 
 enum Received {
@@ -67,40 +177,54 @@ impl From<Stop> for Received {
     }
 }
 
-/// Name in the archive to a file of ours; names of the archive never become paths.
-struct Saved {
-    files: HashMap<Vec<u8>, PathBuf>,
-    links: HashMap<Vec<u8>, Vec<u8>>,
-}
-
-fn receive(reader: impl Read, folder: &Path, task: &domain::event::Task) -> Result<Saved, Received> {
+fn entries(
+    reader: impl Read,
+    folder: &Path,
+    saved: &mut Saved,
+    task: &Task,
+    found_layer: impl Fn(PathBuf),
+) -> Result<(), Received> {
     let mut archive = TarReader::new(reader);
-    let mut saved = Saved { files: HashMap::new(), links: HashMap::new() };
     let mut buffer = vec![0; BUFFER];
     while let Some(entry) = archive.next_entry()? {
         match entry.kind {
             Kind::Symlink | Kind::HardLink => {
-                // Classic engines save equal layers once: `<id>/layer.tar -> ../<other id>/layer.tar`.
+                // Old engines save equal layers once: `<id>/layer.tar -> ../<other id>/layer.tar`.
                 let parent = if entry.kind == Kind::Symlink { parent(&entry.path) } else { b"" };
                 saved.links.insert(entry.path.clone(), join(parent, &entry.link));
             }
             Kind::File => {
                 let path = folder.join(saved.files.len().to_string());
                 let mut file = File::create_new(&path).map_err(|e| Received::Local(Error::file("create", &path)(e)))?;
+                let mut beginning = Vec::new();
                 loop {
                     let read = archive.read(&mut buffer)?;
                     if read == 0 {
                         break;
                     }
+                    if beginning.len() < 1024 {
+                        beginning.extend(&buffer[..read.min(1024)]);
+                    }
                     file.write_all(&buffer[..read]).map_err(|e| Received::Local(Error::file("write", &path)(e)))?;
                     task.advance(read as u64);
+                }
+                if is_tar(&beginning) {
+                    found_layer(path.clone());
                 }
                 saved.files.insert(entry.path, path);
             }
             _ => {}
         }
     }
-    Ok(saved)
+    // Whoever sends it is still sending its end.
+    archive.drain()?;
+    Ok(())
+}
+
+/// A tar file has its magic in the first header, and an empty one is two blocks of zeros.
+fn is_tar(beginning: &[u8]) -> bool {
+    let empty = || beginning.get(..1024).is_some_and(|blocks| blocks.iter().all(|byte| *byte == 0));
+    beginning.get(257..262) == Some(b"ustar") || empty()
 }
 
 fn parent(path: &[u8]) -> &[u8] {
@@ -119,8 +243,16 @@ fn join(parent: &[u8], relative: &[u8]) -> Vec<u8> {
     parts.join(&b'/')
 }
 
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
 impl Saved {
-    fn find(&self, id: &str, name: &str) -> Result<&Path> {
+    fn has(&self, name: &str) -> bool {
+        self.files.contains_key(name.as_bytes())
+    }
+
+    fn find(&self, what: &str, name: &str) -> Result<&Path> {
         let mut name = name.as_bytes();
         for _ in 0..8 {
             if let Some(path) = self.files.get(name) {
@@ -131,58 +263,141 @@ impl Saved {
                 None => break,
             }
         }
-        Err(Error::damaged(id, format!("the engine's archive does not have {:?}", String::from_utf8_lossy(name))))
+        Err(Error::damaged(what, format!("the engine's archive does not have {:?}", String::from_utf8_lossy(name))))
     }
-}
 
-fn convert(saved: &Saved, id: &str, to: &Path, events: &Events) -> Result<Built> {
-    let read = |name: &str| -> Result<Vec<u8>> {
-        let path = saved.find(id, name)?;
-        std::fs::read(path).map_err(Error::file("read", path))
-    };
-    let misread = |what: &str, error: serde_json::Error| {
-        Error::damaged(id, format!("the engine's {what} is not understood: {error}"))
-    };
-    let images: Vec<SavedImage> =
-        serde_json::from_slice(&read("manifest.json")?).map_err(|e| misread("manifest.json", e))?;
-    let [image] = images.as_slice() else {
-        return Err(Error::damaged(id, format!("the engine saved {} images instead of one", images.len())));
-    };
-    let config_bytes = read(&image.config)?;
-    let config: ImageConfig = serde_json::from_slice(&config_bytes).map_err(|e| misread("configuration", e))?;
-    let names = image.layers.clone().unwrap_or_default();
-    if names.len() != config.rootfs.diff_ids.len() {
-        return Err(Error::damaged(
-            id,
-            format!(
-                "the engine saved {}, the configuration names {}",
-                count(names.len() as u64, "layer", "layers"),
-                config.rootfs.diff_ids.len()
-            ),
-        ));
-    }
-    let files = names.iter().map(|name| saved.find(id, name)).collect::<Result<Vec<_>>>()?;
-    let pairs: Vec<(&Path, &Digest)> = files.into_iter().zip(&config.rootfs.diff_ids).collect();
-    let blobs = layout::blobs_dir(to);
-    let task = events.task("compress layers", Some(pairs.len() as u64), Unit::Items);
-    let written = in_parallel(&pairs, |(path, diff_id)| {
-        let layer = compress(path, &blobs, id)?;
-        if layer.diff_id != **diff_id {
+    fn read(&self, what: &str, name: &str) -> Result<Vec<u8>> {
+        let path = self.find(what, name)?;
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(Error::file("open", path))?;
+        file.take(layout::MAX_MANIFEST + 1).read_to_end(&mut bytes).map_err(Error::file("read", path))?;
+        if bytes.len() as u64 > layout::MAX_MANIFEST {
             return Err(Error::damaged(
-                id,
-                format!("the engine saved layer {} where the configuration names {diff_id}", layer.diff_id),
+                what,
+                format!("the engine's {name} is larger than {} bytes", layout::MAX_MANIFEST),
             ));
         }
-        task.advance(1);
-        Ok(layer)
-    })?;
-    let descriptors = written.iter().map(|layer| Descriptor::new(LAYER_GZIP, layer.digest, layer.size)).collect();
-    let built = layout::seal(to, &config_bytes, descriptors, config.platform())?;
-    task.finish(format!("{}, {}", built.manifest, count(built.bytes, "byte", "bytes")));
-    Ok(built)
+        Ok(bytes)
+    }
+
+    fn document<T: DeserializeOwned>(&self, what: &str, name: &str) -> Result<T> {
+        let misread = |error| Error::damaged(what, format!("the engine's {name} is not understood: {error}"));
+        serde_json::from_slice(&self.read(what, name)?).map_err(misread)
+    }
+
+    /// The image's manifest, if the archive has one that is not only for old readers.
+    fn manifest(&self, expected: &Expected) -> Result<Option<(Descriptor, Manifest)>> {
+        let what = &expected.what;
+        if !self.has("index.json") {
+            return Ok(None);
+        }
+        let index: Index = self.document(what, "index.json")?;
+        let mut candidates = index.manifests;
+        for _ in 0..DEEPEST_INDEX {
+            let mut flat = Vec::new();
+            for descriptor in candidates {
+                if is_index(&descriptor.media_type) {
+                    flat.extend(self.document::<Index>(what, &blob_name(&descriptor.digest))?.manifests);
+                } else {
+                    flat.push(descriptor);
+                }
+            }
+            candidates = flat;
+        }
+        // Attestations stand beside the image as `unknown/unknown`; images for other platforms may be named without being there.
+        candidates.retain(|one| {
+            is_manifest(&one.media_type)
+                && one.platform.as_ref().is_none_or(|platform| platform.os != "unknown")
+                && self.has(&blob_name(&one.digest))
+        });
+        candidates.dedup_by_key(|one| one.digest);
+        if let (Some(platform), true) = (&expected.platform, candidates.len() > 1) {
+            candidates.retain(|one| one.platform.as_ref() == Some(platform));
+        }
+        match candidates.as_slice() {
+            [one] => {
+                let name = blob_name(&one.digest);
+                if self.document::<Layers>(what, &name)?.layers.is_none_or(|layers| layers.is_empty()) {
+                    return Err(expected.empty());
+                }
+                Ok(Some((one.clone(), self.document(what, &name)?)))
+            }
+            several => Err(Error::damaged(what, format!("the engine saved {} images instead of one", several.len()))),
+        }
+    }
 }
 
-fn compress(path: &Path, blobs: &Path, id: &str) -> Result<Written> {
+fn convert(saved: &Saved, expected: &Expected, to: &Path) -> Result<Image> {
+    let what = &expected.what;
+    if let Some((descriptor, manifest)) = saved.manifest(expected)? {
+        if manifest.layers.iter().all(|layer| layer.media_type != LAYER_TAR) {
+            return keep(saved, descriptor, &manifest, what, to);
+        }
+        let layers: Vec<String> = manifest.layers.iter().map(|layer| blob_name(&layer.digest)).collect();
+        return repack(saved, &blob_name(&manifest.config.digest), &layers, expected, to);
+    }
+    let images: Vec<SavedImage> = saved.document(what, "manifest.json")?;
+    let [image] = images.as_slice() else {
+        return Err(Error::damaged(what, format!("the engine saved {} images instead of one", images.len())));
+    };
+    repack(saved, &image.config, image.layers.as_deref().unwrap_or_default(), expected, to)
+}
+
+fn same_number(what: &str, layers: usize, config: &ImageConfig) -> Result<()> {
+    let named = config.rootfs.diff_ids.len();
+    if layers == named {
+        return Ok(());
+    }
+    let layers = count(layers as u64, "layer", "layers");
+    Err(Error::damaged(what, format!("the engine saved {layers}, the configuration names {named}")))
+}
+
+/// Takes the engine's own blobs.
+fn keep(saved: &Saved, descriptor: Descriptor, manifest: &Manifest, what: &str, to: &Path) -> Result<Image> {
+    let blobs = blobs_dir(to);
+    let config: ImageConfig = saved.document(what, &blob_name(&manifest.config.digest))?;
+    same_number(what, manifest.layers.len(), &config)?;
+    for one in manifest.layers.iter().chain([&manifest.config, &descriptor]) {
+        let path = blobs.join(one.digest.hex());
+        if path.exists() {
+            continue;
+        }
+        let from = saved.find(what, &blob_name(&one.digest))?;
+        fs::set_permissions(from, fs::Permissions::from_mode(0o644)).map_err(Error::file("set the mode of", from))?;
+        fs::rename(from, &path).map_err(Error::file("rename a blob to", &path))?;
+    }
+    let pairs: Vec<(&Descriptor, &Digest)> = manifest.layers.iter().zip(&config.rootfs.diff_ids).collect();
+    in_parallel(&pairs, |(layer, diff_id)| check_layer(&blobs, layer, diff_id, &Limits::default()))?;
+    let descriptor = Descriptor { platform: Some(config.platform()), annotations: BTreeMap::new(), ..descriptor };
+    Ok(Image { manifest: descriptor, config: manifest.config.digest })
+}
+
+/// Compresses what is not yet, and writes a manifest over it.
+fn repack(saved: &Saved, config: &str, names: &[String], expected: &Expected, to: &Path) -> Result<Image> {
+    let (what, blobs) = (&expected.what, blobs_dir(to));
+    let config_bytes = saved.read(what, config)?;
+    let config: ImageConfig = serde_json::from_slice(&config_bytes)
+        .map_err(|error| Error::damaged(what, format!("the engine's configuration is not understood: {error}")))?;
+    same_number(what, names.len(), &config)?;
+    let files = names.iter().map(|name| saved.find(what, name)).collect::<Result<Vec<_>>>()?;
+    let pairs: Vec<(&Path, &Digest)> = files.into_iter().zip(&config.rootfs.diff_ids).collect();
+    let written = in_parallel(&pairs, |(path, diff_id)| {
+        let layer = match saved.compressed.get(*path) {
+            Some(layer) => layer.clone(),
+            None => compress(path, &blobs, what)?,
+        };
+        if layer.diff_id != **diff_id {
+            let why = format!("the engine saved layer {} where the configuration names {diff_id}", layer.diff_id);
+            return Err(Error::damaged(what, why));
+        }
+        Ok(layer)
+    })?;
+    let layers = written.iter().map(|layer| Descriptor::new(LAYER_GZIP, layer.digest, layer.size)).collect();
+    let manifest = layout::put_image(&blobs, &config_bytes, layers, config.platform(), expected.annotations.clone())?;
+    Ok(Image { manifest, config: Digest::of(&config_bytes) })
+}
+
+fn compress(path: &Path, blobs: &Path, what: &str) -> Result<Written> {
     let mut file = File::open(path).map_err(Error::file("open", path))?;
     let mut magic = [0; 4];
     let known = file.read(&mut magic).map_err(Error::file("read", path))?;
@@ -190,7 +405,7 @@ fn compress(path: &Path, blobs: &Path, id: &str) -> Result<Written> {
     let mut plain: Box<dyn Read> = match &magic[..known] {
         [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(reader)),
         [0x28, 0xb5, 0x2f, 0xfd] => {
-            return Err(Error::damaged(id, "a layer is compressed with zstd, which is not understood"));
+            return Err(Error::damaged(what, "a layer is compressed with zstd and no manifest says so"));
         }
         _ => Box::new(reader),
     };

@@ -144,7 +144,7 @@ impl Ended {
                 format!("{what} was killed: it took longer than {} s", timeout.unwrap_or_default().as_secs_f64())
             }
         };
-        Err(Error::BuildFailed { step: None, cause, log: self.tail })
+        Err(Error::BuildFailed { step: None, at: None, cause, log: self.tail })
     }
 }
 

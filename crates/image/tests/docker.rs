@@ -1,20 +1,28 @@
-//! The `docker` builder against a real engine (`SEALIFT_TEST_DOCKER=unix:///…`), and against one that lies.
+//! The `docker` builder against real engines (`SEALIFT_TEST_DOCKER` and `SEALIFT_TEST_DOCKER_NEWEST`, each `unix:///…`), by BuildKit and by the
+//! classic builder, and against engines that lie.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod common;
 
 use bollard::{
     Docker,
-    query_parameters::{ImportImageOptions, RemoveImageOptions},
+    query_parameters::{
+        ImportImageOptions, ListContainersOptions, ListImagesOptions, PruneBuildOptions, RemoveImageOptions,
+    },
 };
 use common::{Lines, created, oci, real, write};
-use domain::{Class, Events, config::DockerBuild};
+use domain::{Class, Events, config::DockerBuild, secret::Secret, secret::SecretRef};
 use futures::TryStreamExt;
-use image::Error;
-use std::{collections::BTreeMap, fs, path::Path};
+use image::{Built, Error};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixListener,
+    net::{UnixListener, UnixStream},
 };
 
 fn spec(engine: &str) -> DockerBuild {
@@ -29,7 +37,70 @@ fn spec(engine: &str) -> DockerBuild {
         secrets: BTreeMap::new(),
         cache_from: Vec::new(),
         cache_to: Vec::new(),
+        no_cache: false,
     }
+}
+
+/// Which builder of which engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Oldest,
+    Newest,
+    Classic,
+}
+
+/// An engine to build with; the classic builder is that of the oldest engine behind a socket that knows no sessions.
+struct Engine {
+    kind: Kind,
+    address: String,
+    /// The socket without anything between.
+    direct: String,
+    _folder: Option<tempfile::TempDir>,
+}
+
+async fn engines() -> Vec<Engine> {
+    let mut engines = Vec::new();
+    for (kind, variable) in [(Kind::Oldest, "SEALIFT_TEST_DOCKER"), (Kind::Newest, "SEALIFT_TEST_DOCKER_NEWEST")] {
+        if let Some(address) = real(variable) {
+            engines.push(Engine { kind, direct: address.clone(), address, _folder: None });
+        }
+    }
+    if let Some(direct) = engines.first().filter(|engine| engine.kind == Kind::Oldest).map(|one| one.direct.clone()) {
+        let folder = tempfile::tempdir().unwrap();
+        let address = without_sessions(&direct, &folder.path().join("classic"));
+        engines.push(Engine { kind: Kind::Classic, address, direct, _folder: Some(folder) });
+    }
+    engines
+}
+
+/// A socket before an engine that answers that there are no sessions.
+fn without_sessions(upstream: &str, socket: &Path) -> String {
+    let upstream = upstream.strip_prefix("unix://").unwrap().to_owned();
+    let listener = UnixListener::bind(socket).unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let upstream = upstream.clone();
+            tokio::spawn(async move {
+                let mut first = vec![0; 64 * 1024];
+                let Ok(n @ 1..) = near.read(&mut first).await else { return };
+                if String::from_utf8_lossy(&first[..n]).lines().next().unwrap_or_default().contains("/session") {
+                    let _ = near.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
+                    return;
+                }
+                let mut far = UnixStream::connect(&upstream).await.unwrap();
+                if far.write_all(&first[..n]).await.is_ok() {
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                }
+            });
+        }
+    });
+    format!("unix://{}", socket.display())
+}
+
+async fn build(spec: &DockerBuild, root: &Path, to: &Path) -> image::Result<Built> {
+    let none = BTreeMap::new();
+    image::build_docker(spec, root, &none, &BTreeMap::new(), to, &Events::nowhere()).await
 }
 
 fn connect(engine: &str) -> Docker {
@@ -37,7 +108,7 @@ fn connect(engine: &str) -> Docker {
 }
 
 /// The configuration document of a built image.
-fn configuration(built: &image::Built) -> serde_json::Value {
+fn configuration(built: &Built) -> serde_json::Value {
     serde_json::from_slice(&fs::read(built.layout.join("blobs/sha256").join(built.config.hex())).unwrap()).unwrap()
 }
 
@@ -47,85 +118,8 @@ async fn load(docker: &Docker, archive: Vec<u8>) -> Vec<String> {
     messages.into_iter().filter_map(|message| message.stream).collect()
 }
 
-#[tokio::test]
-async fn a_dockerfile_becomes_a_layout_and_the_same_sources_the_same_image() {
-    let Some(engine) = real("SEALIFT_TEST_DOCKER") else { return };
-    let version = image::docker_ping(Some(&engine)).await.unwrap();
-    assert!(version.contains("API"), "{version}");
-    let root = tempfile::tempdir().unwrap();
-    let dockerfile = "FROM scratch AS first\nARG GREETING=none\nLABEL greeting=$GREETING\nCOPY hello /hello\nCOPY sub /sub\nENV A=b\nFROM first\nCOPY more /more\n";
-    write(root.path(), "Dockerfile", dockerfile, 0o644);
-    write(root.path(), ".dockerignore", "sub/*\n!sub/kept\n", 0o644);
-    write(root.path(), "hello", "hello", 0o755);
-    write(root.path(), "sub/kept", "kept", 0o644);
-    write(root.path(), "sub/ignored", "ignored", 0o644);
-    write(root.path(), "more", "more", 0o644);
-    let mut spec = spec(&engine);
-    spec.args.insert("GREETING".to_owned(), uuid());
-    let labels = BTreeMap::from([("org.opencontainers.image.version".to_owned(), "1.0.0".to_owned())]);
-    let lines = Lines::default();
-    let built =
-        image::build_docker(&spec, root.path(), &labels, &root.path().join("layout"), &lines.events()).await.unwrap();
-    assert_eq!(built.layers.len(), 3);
-    assert!(lines.all().iter().any(|line| line.starts_with("Step 1/")), "{:?}", lines.all());
-    assert!(built.log_tail.iter().any(|line| line.contains("Successfully built")), "{:?}", built.log_tail);
-    let found = &configuration(&built)["config"]["Labels"];
-    assert_eq!(found["greeting"], spec.args["GREETING"].as_str());
-    assert_eq!((&found["team"], &found["org.opencontainers.image.version"]), (&"wine".into(), &"1.0.0".into()));
-    assert!(found[image::BUILD_LABEL].as_str().is_some_and(|text| text.len() == 36), "{found}");
-    let rootfs = root.path().join("rootfs");
-    let unpacked = image::unpack(&built.layout, &rootfs, &image::Limits::default()).unwrap();
-    assert!(unpacked.env.contains(&("A".to_owned(), "b".to_owned())));
-    assert_eq!(fs::read_to_string(rootfs.join("hello")).unwrap(), "hello");
-    assert_eq!(fs::read_to_string(rootfs.join("sub/kept")).unwrap(), "kept");
-    assert!(!rootfs.join("sub/ignored").exists());
-    // Again, from another folder: the engine's cache gives the same image, and so the same digests.
-    let other = tempfile::tempdir().unwrap();
-    for path in ["Dockerfile", ".dockerignore", "hello", "sub/kept", "sub/ignored", "more"] {
-        write(
-            other.path(),
-            path,
-            &fs::read_to_string(root.path().join(path)).unwrap(),
-            if path == "hello" { 0o755 } else { 0o644 },
-        );
-    }
-    let again = image::build_docker(&spec, other.path(), &labels, &other.path().join("layout"), &Events::nowhere())
-        .await
-        .unwrap();
-    assert_eq!((again.manifest, again.config), (built.manifest, built.config));
-    // A target stops before the last stage.
-    spec.target = Some("first".to_owned());
-    let first =
-        image::build_docker(&spec, root.path(), &labels, &root.path().join("first"), &Events::nowhere()).await.unwrap();
-    assert_eq!(first.layers, built.layers[..2]);
-    remove(&engine, &[&built, &first]).await;
-}
-
-#[tokio::test]
-async fn equal_layers_are_an_image_and_no_layers_are_bad_input() {
-    let Some(engine) = real("SEALIFT_TEST_DOCKER") else { return };
-    let root = tempfile::tempdir().unwrap();
-    write(root.path(), "hello", &uuid(), 0o755);
-    write(root.path(), "Dockerfile", "FROM scratch\nCOPY hello /a\nCOPY hello /a\n", 0o644);
-    let to = tempfile::tempdir().unwrap();
-    let built = image::build_docker(&spec(&engine), root.path(), &BTreeMap::new(), to.path(), &Events::nowhere())
-        .await
-        .unwrap();
-    assert_eq!((built.layers.len(), built.layers[0]), (2, built.layers[1]));
-    let mut archive = Vec::new();
-    image::docker_archive(&built.layout, None, &mut archive).unwrap();
-    load(&connect(&engine), archive).await;
-    remove(&engine, &[&built]).await;
-    write(root.path(), "Dockerfile", "FROM scratch\nLABEL nothing=inside\n", 0o644);
-    let error = image::build_docker(&spec(&engine), root.path(), &BTreeMap::new(), to.path(), &Events::nowhere())
-        .await
-        .unwrap_err();
-    assert_eq!(error.class(), Class::BadInput);
-    assert!(error.to_string().contains("without a single file"), "{error}");
-}
-
 /// What a test built is removed again.
-async fn remove(engine: &str, images: &[&image::Built]) {
+async fn remove(engine: &str, images: &[&Built]) {
     let docker = connect(engine);
     for built in images {
         for id in [built.config, built.manifest] {
@@ -139,79 +133,373 @@ fn uuid() -> String {
     fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap().trim().to_owned()
 }
 
-#[tokio::test]
-async fn a_step_that_fails_is_named_with_the_last_lines() {
-    let Some(engine) = real("SEALIFT_TEST_DOCKER") else { return };
-    let root = tempfile::tempdir().unwrap();
-    write(root.path(), "Dockerfile", "FROM scratch\nCOPY hello /hello\nCOPY nowhere /there\n", 0o644);
-    write(root.path(), "hello", "hello", 0o644);
-    let error = image::build_docker(
-        &spec(&engine),
-        root.path(),
-        &BTreeMap::new(),
-        &root.path().join("layout"),
-        &Events::nowhere(),
-    )
-    .await
-    .unwrap_err();
-    let Error::BuildFailed { step, cause, log } = &error else { panic!("{error:?}") };
-    assert_eq!(error.class(), Class::BadInput);
-    assert!(step.as_ref().unwrap().contains("COPY nowhere"), "{error}");
-    assert!(cause.contains("nowhere"), "{error}");
-    assert!(!log.is_empty() && log.len() <= 20, "{log:?}");
-    write(root.path(), "Dockerfile", "FROM scratch\nNONSENSE\n", 0o644);
-    let error = image::build_docker(
-        &spec(&engine),
-        root.path(),
-        &BTreeMap::new(),
-        &root.path().join("layout"),
-        &Events::nowhere(),
-    )
-    .await
-    .unwrap_err();
-    assert_eq!(error.class(), Class::BadInput);
-    assert!(error.to_string().to_lowercase().contains("nonsense"), "{error}");
-}
-
-#[tokio::test]
-async fn a_command_that_fails_shows_what_it_printed() {
-    let Some(engine) = real("SEALIFT_TEST_DOCKER") else { return };
+/// A folder with a static shell, `/busybox`.
+fn with_shell(dockerfile: &str) -> Option<tempfile::TempDir> {
     let Some(busybox) = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists()) else {
         assert_ne!(
             std::env::var("CI").as_deref(),
             Ok("true"),
             "busybox-static is not installed; in CI nothing is left out"
         );
-        return eprintln!("not run: busybox-static is not installed");
+        eprintln!("not run: busybox-static is not installed");
+        return None;
     };
     let root = tempfile::tempdir().unwrap();
     fs::copy(busybox, root.path().join("busybox")).unwrap();
-    // The engine mixes the two outputs as they come, so both fit into what is kept whatever their order.
-    let run = "RUN [\"/busybox\", \"sh\", \"-c\", \"for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17; do echo line $n; done; echo it broke here >&2; exit 7\"]";
-    write(root.path(), "Dockerfile", &format!("FROM scratch\nCOPY busybox /busybox\n{run}\n"), 0o644);
-    let error = image::build_docker(
-        &spec(&engine),
-        root.path(),
-        &BTreeMap::new(),
-        &root.path().join("layout"),
-        &Events::nowhere(),
-    )
-    .await
-    .unwrap_err();
-    assert!(matches!(error, Error::BuildFailed { .. }), "{error:?}");
-    assert!(error.to_string().contains("non-zero code: 7"), "{error}");
-    let log = error.log_tail();
-    assert_eq!(log.len(), 20);
-    assert!(
-        log.iter().any(|line| line.contains("it broke here")) && log.iter().any(|line| line == "line 17"),
-        "{log:?}"
-    );
+    write(root.path(), "Dockerfile", dockerfile, 0o644);
+    Some(root)
+}
+
+/// IDs of the images with a label, whether tagged or not.
+async fn labelled(docker: &Docker, label: &str) -> Vec<String> {
+    let filters = HashMap::from([("label".to_owned(), vec![label.to_owned()])]);
+    let options = ListImagesOptions { all: true, filters: Some(filters), ..ListImagesOptions::default() };
+    docker.list_images(Some(options)).await.unwrap().into_iter().map(|image| image.id).collect()
+}
+
+/// Waits until a condition holds; what it says is the failure.
+async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_dockerfile_becomes_a_layout_and_the_same_sources_the_same_image() {
+    for engine in engines().await {
+        let version = image::docker_ping(Some(&engine.address)).await.unwrap();
+        assert!(version.contains("API"), "{version}");
+        let root = tempfile::tempdir().unwrap();
+        let dockerfile = "FROM scratch AS first\nARG GREETING=none\nLABEL greeting=$GREETING\nCOPY hello /hello\nCOPY sub /sub\nENV A=b\nFROM first\nCOPY more /more\n";
+        write(root.path(), "Dockerfile", dockerfile, 0o644);
+        write(root.path(), ".dockerignore", "sub/*\n!sub/kept\n", 0o644);
+        write(root.path(), "hello", "hello", 0o755);
+        write(root.path(), "sub/kept", "kept", 0o644);
+        write(root.path(), "sub/ignored", "ignored", 0o644);
+        write(root.path(), "more", "more", 0o644);
+        let mut spec = spec(&engine.address);
+        spec.args.insert("GREETING".to_owned(), uuid());
+        let labels = BTreeMap::from([("org.opencontainers.image.version".to_owned(), "1.0.0".to_owned())]);
+        let (lines, none) = (Lines::default(), BTreeMap::new());
+        let to = root.path().join("layout");
+        let built = image::build_docker(&spec, root.path(), &labels, &none, &to, &lines.events()).await.unwrap();
+        assert_eq!((built.layers.len(), built.index, built.platforms.len()), (3, None, 1), "{:?}", engine.kind);
+        assert_eq!(built, Built { log_tail: built.log_tail.clone(), ..image::open(&to).unwrap() });
+        let step = if engine.kind == Kind::Classic { "Step 1/" } else { "[stage-1 1/1] COPY more /more" };
+        assert!(lines.all().iter().any(|line| line.starts_with(step)), "{:?}", lines.all());
+        let by_buildkit = lines.all().iter().any(|line| line.contains("BuildKit of the Docker Engine"));
+        assert_eq!(by_buildkit, engine.kind != Kind::Classic, "{:?}", lines.all());
+        assert!(!built.log_tail.is_empty());
+        let found = &configuration(&built)["config"]["Labels"];
+        assert_eq!(found["greeting"], spec.args["GREETING"].as_str());
+        assert_eq!((&found["team"], &found["org.opencontainers.image.version"]), (&"wine".into(), &"1.0.0".into()));
+        assert!(found[image::BUILD_LABEL].as_str().is_some_and(|text| text.len() == 36), "{found}");
+        let manifest = fs::read_to_string(to.join("blobs/sha256").join(built.manifest.hex())).unwrap();
+        let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+        assert_eq!(manifest["annotations"]["org.opencontainers.image.version"], "1.0.0", "{manifest}");
+        let rootfs = root.path().join("rootfs");
+        let unpacked = image::unpack(&built.layout, &rootfs, &image::Limits::default()).unwrap();
+        assert!(unpacked.env.contains(&("A".to_owned(), "b".to_owned())));
+        assert_eq!(fs::read_to_string(rootfs.join("hello")).unwrap(), "hello");
+        assert_eq!(fs::read_to_string(rootfs.join("sub/kept")).unwrap(), "kept");
+        assert!(!rootfs.join("sub/ignored").exists());
+        // Again, from another folder: the engine's cache gives the same image, and so the same digests.
+        let other = tempfile::tempdir().unwrap();
+        for path in ["Dockerfile", ".dockerignore", "hello", "sub/kept", "sub/ignored", "more"] {
+            let text = fs::read_to_string(root.path().join(path)).unwrap();
+            write(other.path(), path, &text, if path == "hello" { 0o755 } else { 0o644 });
+        }
+        let to = other.path().join("layout");
+        let again = image::build_docker(&spec, other.path(), &labels, &none, &to, &Events::nowhere()).await.unwrap();
+        assert_eq!((again.manifest, again.config), (built.manifest, built.config), "{:?}", engine.kind);
+        // Without the cache every step is done again.
+        let (lines, to) = (Lines::default(), other.path().join("anew"));
+        let anew = DockerBuild { no_cache: true, ..spec.clone() };
+        let anew = image::build_docker(&anew, other.path(), &labels, &none, &to, &lines.events()).await.unwrap();
+        let from_cache = |line: &String| line.ends_with(": cached") || line.contains("Using cache");
+        assert!(!lines.all().iter().any(from_cache), "{:?}: {:?}", engine.kind, lines.all());
+        assert_eq!(anew.layers[0], built.layers[0], "a file has no time of its own: {:?}", engine.kind);
+        // A target stops before the last stage.
+        spec.target = Some("first".to_owned());
+        let to = root.path().join("first");
+        let first = image::build_docker(&spec, root.path(), &labels, &none, &to, &Events::nowhere()).await.unwrap();
+        assert_eq!(first.layers, anew.layers[..2]);
+        remove(&engine.direct, &[&built, &anew, &first]).await;
+    }
+}
+
+#[tokio::test]
+async fn equal_layers_are_an_image_and_no_layers_are_bad_input() {
+    for engine in engines().await {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path(), "hello", &uuid(), 0o755);
+        write(root.path(), "Dockerfile", "FROM scratch\nCOPY hello /a\nCOPY hello /a\n", 0o644);
+        let to = tempfile::tempdir().unwrap();
+        let built = build(&spec(&engine.address), root.path(), to.path()).await.unwrap();
+        assert_eq!(built.layers.len(), 2);
+        if engine.kind == Kind::Classic {
+            assert_eq!(built.layers[0], built.layers[1]);
+        }
+        let mut archive = Vec::new();
+        image::docker_archive(&built.layout, None, &mut archive).unwrap();
+        load(&connect(&engine.direct), archive).await;
+        remove(&engine.direct, &[&built]).await;
+        write(root.path(), "Dockerfile", "FROM scratch\nLABEL nothing=inside\n", 0o644);
+        let error = build(&spec(&engine.address), root.path(), to.path()).await.unwrap_err();
+        assert!(error.to_string().contains("without a single file"), "{:?}: {error}", engine.kind);
+        assert_eq!(error.class(), Class::BadInput);
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_fails_is_named_with_its_line_and_the_last_lines() {
+    for engine in engines().await {
+        let root = tempfile::tempdir().unwrap();
+        let dockerfile = "# a comment\nFROM scratch\n\nCOPY hello \\\n  # more\n  /hello\nCOPY nowhere /there\n";
+        write(root.path(), "Dockerfile", dockerfile, 0o644);
+        write(root.path(), "hello", &uuid(), 0o644);
+        let to = root.path().join("layout");
+        let error = build(&spec(&engine.address), root.path(), &to).await.unwrap_err();
+        let Error::BuildFailed { step, at, cause, log } = &error else { panic!("{error:?}") };
+        assert_eq!(error.class(), Class::BadInput);
+        assert!(step.as_ref().is_some_and(|step| step.contains("COPY nowhere")), "{:?}: {error}", engine.kind);
+        assert_eq!(at.as_deref(), Some("Dockerfile:7"), "{:?}: {error}", engine.kind);
+        assert!(cause.contains("nowhere"), "{error}");
+        assert!(!log.is_empty() && log.len() <= 20, "{log:?}");
+        write(root.path(), "sub/Other", "FROM scratch\nNONSENSE\n", 0o644);
+        let other = DockerBuild { dockerfile: "sub/Other".to_owned(), ..spec(&engine.address) };
+        let error = build(&other, root.path(), &to).await.unwrap_err();
+        assert_eq!(error.class(), Class::BadInput);
+        assert!(error.to_string().to_lowercase().contains("nonsense"), "{error}");
+        assert!(error.to_string().contains("at sub/Other:2"), "{:?}: {error}", engine.kind);
+        assert!(!to.join("index.json").exists());
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_fails_shows_what_it_printed() {
+    for engine in engines().await {
+        // The engine mixes the two outputs as they come, so both fit into what is kept whatever their order.
+        let run =
+            "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17; do echo line $n; done; echo it broke here >&2; exit 7";
+        let dockerfile =
+            format!("FROM scratch\nCOPY busybox /busybox\nRUN [\"/busybox\", \"sh\", \"-c\", \"{run}\"]\n");
+        let Some(root) = with_shell(&dockerfile) else { return };
+        let error = build(&spec(&engine.address), root.path(), &root.path().join("layout")).await.unwrap_err();
+        let Error::BuildFailed { at, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(at.as_deref(), Some("Dockerfile:3"));
+        assert!(error.to_string().contains("code: 7"), "{error}");
+        let log = error.log_tail();
+        assert!(log.len() >= 18 && log.len() <= 20, "{log:?}");
+        assert!(
+            log.iter().any(|line| line.contains("it broke here")) && log.iter().any(|line| line == "line 17"),
+            "{log:?}"
+        );
+    }
+}
+
+/// Every file below a folder, as it is and with gzip undone.
+fn everything(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in walk(folder) {
+        let bytes = fs::read(&entry).unwrap();
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            let mut plain = Vec::new();
+            std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(&bytes[..]), &mut plain).unwrap();
+            found.push((entry.clone(), plain));
+        }
+        found.push((entry, bytes));
+    }
+    found
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[tokio::test]
+async fn a_secret_is_used_and_is_nowhere() {
+    for engine in engines().await {
+        let canary = format!("canary-{}", uuid());
+        // The step sees it, prints it, and proves that it was there by its length alone.
+        let run = "s=$(/busybox cat /run/secrets/token); echo printed $s; echo -n \"$s\" | /busybox wc -c > /length";
+        let dockerfile = format!(
+            "FROM scratch\nCOPY busybox /busybox\nSHELL [\"/busybox\", \"sh\", \"-c\"]\nARG SALT\nRUN --mount=type=secret,id=token {run}\n"
+        );
+        let Some(root) = with_shell(&dockerfile) else { return };
+        let mut spec = spec(&engine.address);
+        spec.args.insert("SALT".to_owned(), uuid());
+        spec.secrets.insert("token".to_owned(), SecretRef::Env("TOKEN".to_owned()));
+        let secrets = BTreeMap::from([("token".to_owned(), Secret::new(canary.clone()))]);
+        let (lines, to, none) = (Lines::default(), root.path().join("layout"), BTreeMap::new());
+        let events = lines.events();
+        let building = image::build_docker(&spec, root.path(), &none, &secrets, &to, &events);
+        if engine.kind == Kind::Classic {
+            let error = building.await.unwrap_err();
+            assert_eq!(error.class(), Class::BadInput);
+            assert!(error.to_string().contains("classic builder knows no secrets"), "{error}");
+            continue;
+        }
+        let built = building.await.unwrap();
+        assert!(lines.all().iter().any(|line| line == "printed [redacted]"), "{:?}", lines.all());
+        let files = everything(&to);
+        let length = canary.len().to_string();
+        assert!(files.iter().any(|(_, bytes)| holds(bytes, &format!("{length}\n"))), "the step has seen it");
+        for (path, bytes) in &files {
+            assert!(!holds(bytes, &canary), "{} holds the secret", path.display());
+        }
+        for line in lines.all().iter().chain(&built.log_tail) {
+            assert!(!line.contains(&canary), "{line}");
+        }
+        let docker = connect(&engine.direct).negotiate_version().await.unwrap();
+        for id in labelled(&docker, image::BUILD_LABEL).await {
+            let history = format!("{:?}", docker.image_history(&id).await.unwrap());
+            let shown = format!("{:?}", docker.inspect_image(&id).await.unwrap());
+            assert!(!history.contains(&canary) && !shown.contains(&canary));
+        }
+        // A step that fails with it.
+        let dockerfile = dockerfile.replace("> /length", "; echo last $s >&2; exit 3");
+        write(root.path(), "Dockerfile", &dockerfile, 0o644);
+        let (lines, to) = (Lines::default(), root.path().join("failed"));
+        let failed = image::build_docker(&spec, root.path(), &BTreeMap::new(), &secrets, &to, &lines.events()).await;
+        let error = failed.unwrap_err();
+        assert!(!format!("{error} {error:?} {:?} {:?}", error.log_tail(), lines.all()).contains(&canary), "{error}");
+        assert!(error.log_tail().iter().any(|line| line == "last [redacted]"), "{:?}", error.log_tail());
+        remove(&engine.direct, &[&built]).await;
+        // A secret that was not read is said before anything is built.
+        let unread = image::build_docker(&spec, root.path(), &none, &none_secrets(), &to, &Events::nowhere()).await;
+        assert!(unread.unwrap_err().to_string().contains("the build secret token was not read"));
+    }
+}
+
+#[tokio::test]
+async fn several_platforms_become_one_index() {
+    for engine in engines().await.into_iter().filter(|engine| engine.kind != Kind::Classic) {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path(), "hello", &uuid(), 0o755);
+        write(root.path(), "Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY hello /hello-$TARGETARCH\n", 0o644);
+        let mut spec = spec(&engine.address);
+        spec.platforms = ["linux/amd64", "linux/arm64"].map(str::to_owned).to_vec();
+        let to = root.path().join("layout");
+        let built = build(&spec, root.path(), &to).await.unwrap();
+        let platforms: Vec<&str> = built.platforms.iter().map(|one| one.platform.as_str()).collect();
+        assert_eq!(platforms, ["linux/amd64", "linux/arm64"], "{:?}", engine.kind);
+        assert!(built.index.is_some() && built.root() != built.manifest);
+        assert_ne!(built.platforms[0].layers, built.platforms[1].layers);
+        assert_eq!(image::open(&to).unwrap().root(), built.root());
+        let others: Vec<Built> = built
+            .platforms
+            .iter()
+            .map(|one| Built { manifest: one.manifest, config: one.config, ..built.clone() })
+            .collect();
+        remove(&engine.direct, &others.iter().collect::<Vec<_>>()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cache_in_a_registry_saves_the_steps() {
+    let Some(registry) = real("SEALIFT_TEST_REGISTRY") else { return };
+    let registry = registry.trim_start_matches("http://").to_owned();
+    for engine in engines().await {
+        let dockerfile = "FROM scratch\nCOPY busybox /busybox\nARG SALT\nRUN [\"/busybox\", \"sh\", \"-c\", \"echo $SALT > /salt\"]\n";
+        let Some(root) = with_shell(dockerfile) else { return };
+        let name = format!("{registry}/cache-{}", uuid());
+        let mut spec = spec(&engine.address);
+        spec.args.insert("SALT".to_owned(), uuid());
+        spec.cache_to = vec![name.clone()];
+        let to = root.path().join("layout");
+        let (first, none) = (build(&spec, root.path(), &to).await, BTreeMap::new());
+        let built = if engine.kind == Kind::Newest {
+            first.unwrap()
+        } else {
+            let error = first.unwrap_err();
+            assert_eq!(error.class(), Class::BadInput);
+            let why = if engine.kind == Kind::Classic { "knows no cache_to" } else { "without containerd" };
+            assert!(error.to_string().contains(why), "{error}");
+            if engine.kind == Kind::Classic {
+                continue;
+            }
+            // Such an engine writes the cache into the image, which is pushed.
+            spec.cache_to = vec!["type=inline".to_owned()];
+            let built = build(&spec, root.path(), &to).await.unwrap();
+            let destination = image::Destination { repository: name.clone(), insecure: true };
+            image::push(&to, &destination, &["latest".to_owned()], &Events::nowhere()).await.unwrap();
+            built
+        };
+        remove(&engine.direct, &[&built]).await;
+        let docker = connect(&engine.direct).negotiate_version().await.unwrap();
+        let all = PruneBuildOptions { all: Some(true), ..PruneBuildOptions::default() };
+        docker.prune_build(Some(all)).await.unwrap();
+        spec.cache_to.clear();
+        spec.cache_from = vec![name];
+        let (lines, to) = (Lines::default(), root.path().join("again"));
+        let again =
+            image::build_docker(&spec, root.path(), &none, &none_secrets(), &to, &lines.events()).await.unwrap();
+        let cached = |line: &String| line.contains("RUN") && line.ends_with(": cached");
+        assert!(lines.all().iter().any(cached), "{:?}: {:?}", engine.kind, lines.all());
+        assert_eq!(again.layers, built.layers, "{:?}", engine.kind);
+        remove(&engine.direct, &[&again]).await;
+    }
+}
+
+fn none_secrets() -> BTreeMap<String, Secret> {
+    BTreeMap::new()
+}
+
+/// Whether a process of this machine has the text in its arguments: what a build runs is a process beside us.
+fn is_running(marker: &str) -> bool {
+    let processes =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
+    processes.into_iter().any(|arguments| holds(&arguments, marker))
+}
+
+// What is dropped is removed by a request that waits, and the classic builder's socket is served by this runtime.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_that_is_dropped_leaves_nothing_in_the_engine() {
+    for engine in engines().await {
+        let marker = uuid();
+        let run = format!("RUN [\"/busybox\", \"sh\", \"-c\", \"echo it runs; /busybox sleep 600; echo {marker}\"]");
+        let dockerfile = format!("FROM scratch\nCOPY busybox /busybox\nLABEL marker={marker}\n{run}\n");
+        let Some(root) = with_shell(&dockerfile) else { return };
+        let docker = connect(&engine.direct).negotiate_version().await.unwrap();
+        let list = async || {
+            let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
+            let containers = docker.list_containers(Some(all)).await.unwrap();
+            let ours = containers.into_iter().filter(|one| format!("{one:?}").contains(&marker)).count();
+            ours + labelled(&docker, &format!("marker={marker}")).await.len()
+        };
+        let (lines, to) = (Lines::default(), root.path().join("layout"));
+        let (spec, none, secrets, events) = (spec(&engine.address), BTreeMap::new(), none_secrets(), lines.events());
+        let building = image::build_docker(&spec, root.path(), &none, &secrets, &to, &events);
+        let begun = until("the step begins", async || lines.all().iter().any(|line| line == "it runs"));
+        tokio::select! {
+            ended = building => panic!("it ended: {ended:?}"),
+            () = begun => {}
+        }
+        assert!(is_running(&marker) || list().await > 0, "the step ran");
+        // The build was dropped with the select.
+        until(&format!("{:?}: its processes end", engine.kind), async || !is_running(&marker)).await;
+        until(&format!("{:?}: its containers and images go", engine.kind), async || list().await == 0).await;
+        assert!(!to.join("index.json").exists());
+    }
 }
 
 #[tokio::test]
 async fn an_archive_loads_with_the_images_own_id() {
-    let Some(engine) = real("SEALIFT_TEST_DOCKER") else { return };
-    let docker = connect(&engine).negotiate_version().await.unwrap();
+    for engine in engines().await {
+        an_archive_loads(&engine.direct).await;
+    }
+}
+
+async fn an_archive_loads(engine: &str) {
+    let docker = connect(engine).negotiate_version().await.unwrap();
     let root = tempfile::tempdir().unwrap();
     write(root.path(), "hello", &uuid(), 0o755);
     write(root.path(), "etc/a", "a", 0o644);
@@ -246,7 +534,7 @@ async fn an_archive_loads_with_the_images_own_id() {
         assert_eq!(shown.config.unwrap().labels.unwrap()["team"], "wine");
         drop(docker.remove_image(&id, None::<RemoveImageOptions>, None).await);
     }
-    remove(&engine, &[&built]).await;
+    remove(engine, &[&built]).await;
 }
 
 /// An engine of a few lines: it takes the build, answers with these lines, and ends cleanly or breaks off.
@@ -273,6 +561,9 @@ async fn lying_engine(socket: &Path, lines: &'static [&'static str], clean: bool
                         );
                         stream.write_all(answer.as_bytes()).await.unwrap();
                         seen.clear();
+                    } else if text.contains("/session") {
+                        stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+                        return;
                     } else if text.contains("POST /") && seen.ends_with(b"0\r\n\r\n") {
                         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
                         for line in lines {
@@ -301,15 +592,7 @@ async fn an_end_of_stream_without_an_image_is_a_failure() {
         write(&context, "Dockerfile", "FROM scratch\nCOPY hello /\n", 0o644);
         write(&context, "hello", "hello", 0o644);
         let engine = format!("unix://{}", socket.display());
-        let error = image::build_docker(
-            &spec(&engine),
-            &context,
-            &BTreeMap::new(),
-            &root.path().join("layout"),
-            &Events::nowhere(),
-        )
-        .await
-        .unwrap_err();
+        let error = build(&spec(&engine), &context, &root.path().join("layout")).await.unwrap_err();
         let Error::BuildLost { step, log, .. } = &error else { panic!("{error:?}") };
         assert_eq!(error.class(), Class::Unavailable);
         assert_eq!(step.as_deref(), Some("Step 2/2 : COPY hello /"));
@@ -319,55 +602,56 @@ async fn an_end_of_stream_without_an_image_is_a_failure() {
     }
 }
 
-#[tokio::test]
-async fn a_killed_engine_is_seen_in_mid_build() {
-    let Some(real_engine) = real("SEALIFT_TEST_DOCKER") else { return };
-    // The connection is cut between us and a real engine, as a kill would cut it, without stopping the engine of other tests.
-    let root = tempfile::tempdir().unwrap();
-    let socket = root.path().join("cut");
-    let upstream = real_engine.strip_prefix("unix://").unwrap().to_owned();
-    let listener = UnixListener::bind(&socket).unwrap();
+/// A socket before an engine that cuts every connection, as a kill would, once the engine has said something.
+fn cut_after(upstream: &str, socket: &Path, said: &str) -> String {
+    let (upstream, said) = (upstream.strip_prefix("unix://").unwrap().to_owned(), said.to_owned());
+    let listener = UnixListener::bind(socket).unwrap();
+    let cut = tokio_util::sync::CancellationToken::new();
     tokio::spawn(async move {
         loop {
-            let (mut near, _) = listener.accept().await.unwrap();
-            let mut far = tokio::net::UnixStream::connect(&upstream).await.unwrap();
+            let accepted = tokio::select! { accepted = listener.accept() => accepted, () = cut.cancelled() => return };
+            let (mut near, _) = accepted.unwrap();
+            let mut far = UnixStream::connect(&upstream).await.unwrap();
+            let (cut, said) = (cut.clone(), said.clone());
             tokio::spawn(async move {
                 let (mut near_read, mut near_write) = near.split();
                 let (mut far_read, mut far_write) = far.split();
-                let mut buffer = vec![0; 64 * 1024];
-                let mut answer = Vec::new();
                 let up = tokio::io::copy(&mut near_read, &mut far_write);
                 let down = async {
+                    let mut buffer = vec![0; 64 * 1024];
                     loop {
                         let n = far_read.read(&mut buffer).await.unwrap_or(0);
                         if n == 0 || near_write.write_all(&buffer[..n]).await.is_err() {
                             return;
                         }
-                        answer.extend(&buffer[..n]);
-                        if String::from_utf8_lossy(&answer).contains("Step 2/") {
-                            return;
+                        if holds(&buffer[..n], &said) {
+                            cut.cancel();
                         }
                     }
                 };
-                tokio::select! { _ = up => {}, () = down => {} }
+                tokio::select! { () = async { tokio::join!(up, down); } => {}, () = cut.cancelled() => {} }
             });
         }
     });
-    let context = root.path().join("context");
-    write(&context, "Dockerfile", &format!("FROM scratch\nLABEL run={}\nCOPY hello /\n", uuid()), 0o644);
-    write(&context, "hello", "hello", 0o644);
-    let engine = format!("unix://{}", socket.display());
-    let error = image::build_docker(
-        &spec(&engine),
-        &context,
-        &BTreeMap::new(),
-        &root.path().join("layout"),
-        &Events::nowhere(),
-    )
-    .await
-    .unwrap_err();
-    assert!(matches!(error, Error::BuildLost { .. }), "{error:?}");
-    assert_eq!(error.class(), Class::Unavailable);
+    format!("unix://{}", socket.display())
+}
+
+#[tokio::test]
+async fn a_killed_engine_is_seen_in_mid_build() {
+    for engine in engines().await {
+        let root = tempfile::tempdir().unwrap();
+        let marker = uuid();
+        let context = root.path().join("context");
+        write(&context, "Dockerfile", &format!("FROM scratch\nLABEL run={marker}\nCOPY hello /{marker}\n"), 0o644);
+        write(&context, "hello", "hello", 0o644);
+        // The engine names the step when it begins.
+        let said = if engine.kind == Kind::Classic { "Step 2/" } else { "COPY hello" };
+        let cut = cut_after(engine.address.as_str(), &root.path().join("cut"), said);
+        let error = build(&spec(&cut), &context, &root.path().join("layout")).await.unwrap_err();
+        assert!(matches!(error, Error::BuildLost { .. }), "{:?}: {error:?}", engine.kind);
+        assert_eq!(error.class(), Class::Unavailable);
+        assert!(!root.path().join("layout/index.json").exists());
+    }
 }
 
 #[tokio::test]
@@ -377,9 +661,7 @@ async fn no_engine_is_said_with_its_address() {
     let error = image::docker_ping(Some(&engine)).await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable);
     assert!(error.to_string().contains(&engine), "{error}");
-    let error = image::build_docker(&spec(&engine), folder.path(), &BTreeMap::new(), folder.path(), &Events::nowhere())
-        .await
-        .unwrap_err();
+    let error = build(&spec(&engine), folder.path(), folder.path()).await.unwrap_err();
     assert!(matches!(error, Error::EngineUnreachable { .. }), "{error:?}");
     assert_eq!(image::docker_ping(Some("ssh://host")).await.unwrap_err().class(), Class::BadInput);
 }

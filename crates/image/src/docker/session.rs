@@ -1,0 +1,203 @@
+//! What the engine may ask of us while it builds: the context, secrets, credentials of registries, and where to put the image.
+//!
+//! A secret leaves this process here and nowhere else: as the answer to a question of BuildKit's about its name, which it asks for a `RUN` that mounts it.
+
+use super::{
+    connection::Transport,
+    sending::{self, Sending},
+};
+use crate::{
+    context::Context,
+    credentials::{self, HELPER_TIMEOUT, Login},
+};
+use bollard::{
+    health::{
+        HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
+        health_check_response::ServingStatus,
+        health_server::{Health, HealthServer},
+    },
+    moby::{
+        buildkit::secrets::v1::{
+            GetSecretRequest, GetSecretResponse,
+            secrets_server::{Secrets, SecretsServer},
+        },
+        filesync::v1::{
+            BytesMessage as FileMessage, CredentialsRequest, CredentialsResponse, FetchTokenRequest,
+            FetchTokenResponse, GetTokenAuthorityRequest, GetTokenAuthorityResponse, VerifyTokenAuthorityRequest,
+            VerifyTokenAuthorityResponse,
+            auth_server::{Auth, AuthServer},
+            file_send_server::{FileSend, FileSendServer},
+        },
+        upload::v1::{
+            BytesMessage,
+            upload_server::{Upload, UploadServer},
+        },
+    },
+};
+use bytes::Bytes;
+use domain::{Events, secret::Secret};
+use futures::{Stream, StreamExt as _};
+use std::{
+    collections::BTreeMap,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+};
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+
+/// The most that one message of the engine's may have; BuildKit's own limit.
+const LARGEST_MESSAGE: usize = 16 << 20;
+
+/// What the engine is told that it may call.
+pub(super) const METHODS: [&str; 4] = [
+    "/moby.filesync.v1.Auth/Credentials",
+    "/moby.upload.v1.Upload/Pull",
+    "/moby.buildkit.secrets.v1.Secrets/GetSecret",
+    "/moby.filesync.v1.FileSend/DiffCopy",
+];
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What there is to be asked for.
+pub(super) struct Offer {
+    pub(super) context: Arc<Context>,
+    /// The path under which the context is asked for.
+    pub(super) context_path: String,
+    pub(super) secrets: BTreeMap<String, Secret>,
+    /// Where the image's archive goes, if it is sent to us.
+    pub(super) image: Mutex<Option<mpsc::Sender<io::Result<Bytes>>>>,
+    pub(super) events: Events,
+    /// Counts the pieces of the context and of the image.
+    pub(super) moved: Arc<AtomicU64>,
+    pub(super) sendings: Mutex<Vec<Sending>>,
+}
+
+/// Serves the offer on a connection until it ends.
+pub(super) async fn serve(offer: Arc<Offer>, transport: Transport) {
+    let server = tonic::transport::Server::builder()
+        .add_service(HealthServer::new(Healthy))
+        .add_service(AuthServer::new(Logins))
+        .add_service(UploadServer::new(Offered(offer.clone())).max_decoding_message_size(LARGEST_MESSAGE))
+        .add_service(SecretsServer::new(Offered(offer.clone())))
+        .add_service(FileSendServer::new(Offered(offer)).max_decoding_message_size(LARGEST_MESSAGE));
+    let connections = futures::stream::iter([Ok::<_, io::Error>(transport)]);
+    // How the session ends is how the build ends, and that is told by the build.
+    drop(server.serve_with_incoming(connections).await);
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Offered(Arc<Offer>);
+struct Healthy;
+struct Logins;
+
+#[tonic::async_trait]
+impl Health for Healthy {
+    type WatchStream = Answers<HealthCheckResponse>;
+
+    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
+    }
+    async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
+        Err(Status::unimplemented("list"))
+    }
+    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("watch"))
+    }
+}
+
+#[tonic::async_trait]
+impl Auth for Logins {
+    async fn credentials(&self, request: Request<CredentialsRequest>) -> Result<Response<CredentialsResponse>, Status> {
+        let host = request.into_inner().host;
+        let folder = credentials::default_folder();
+        let found = credentials::find(folder.as_deref(), None, HELPER_TIMEOUT, &host).await;
+        let (username, secret) = match found {
+            Ok(Login::Basic(username, secret)) => (username, secret),
+            // Without a user name BuildKit takes the secret for a refresh token, as Docker's own client hands it out.
+            Ok(Login::Identity(token) | Login::Bearer(token)) => (String::new(), token),
+            Ok(Login::Anonymous) => Default::default(),
+            Err(error) => return Err(Status::failed_precondition(error.to_string())),
+        };
+        Ok(Response::new(CredentialsResponse { username, secret }))
+    }
+    // BuildKit then fetches the token itself, with the credentials.
+    async fn fetch_token(&self, _: Request<FetchTokenRequest>) -> Result<Response<FetchTokenResponse>, Status> {
+        Err(Status::unimplemented("fetch_token"))
+    }
+    async fn get_token_authority(
+        &self,
+        _: Request<GetTokenAuthorityRequest>,
+    ) -> Result<Response<GetTokenAuthorityResponse>, Status> {
+        Err(Status::unimplemented("get_token_authority"))
+    }
+    async fn verify_token_authority(
+        &self,
+        _: Request<VerifyTokenAuthorityRequest>,
+    ) -> Result<Response<VerifyTokenAuthorityResponse>, Status> {
+        Err(Status::unimplemented("verify_token_authority"))
+    }
+}
+
+#[tonic::async_trait]
+impl Secrets for Offered {
+    async fn get_secret(&self, request: Request<GetSecretRequest>) -> Result<Response<GetSecretResponse>, Status> {
+        let id = request.into_inner().id;
+        match self.0.secrets.get(&id) {
+            Some(secret) => Ok(Response::new(GetSecretResponse { data: secret.reveal().as_bytes().to_vec() })),
+            None => Err(Status::not_found(format!("secret {id} not found"))),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Upload for Offered {
+    type PullStream = Answers<BytesMessage>;
+
+    async fn pull(&self, request: Request<Streaming<BytesMessage>>) -> Result<Response<Self::PullStream>, Status> {
+        let path = request.metadata().get("urlpath").and_then(|path| path.to_str().ok());
+        if path != Some(self.0.context_path.as_str()) {
+            return Err(Status::not_found("no such upload"));
+        }
+        let (stream, sending) = sending::send(self.0.context.clone(), &self.0.events, self.0.moved.clone());
+        locked(&self.0.sendings).push(sending);
+        let pieces = stream.map(|piece| match piece {
+            Ok(bytes) => Ok(BytesMessage { data: bytes.to_vec() }),
+            Err(error) => Err(Status::aborted(error.to_string())),
+        });
+        Ok(Response::new(Box::pin(pieces)))
+    }
+}
+
+#[tonic::async_trait]
+impl FileSend for Offered {
+    type DiffCopyStream = Answers<FileMessage>;
+
+    async fn diff_copy(
+        &self,
+        request: Request<Streaming<FileMessage>>,
+    ) -> Result<Response<Self::DiffCopyStream>, Status> {
+        let Some(to) = locked(&self.0.image).take() else {
+            return Err(Status::failed_precondition("no image is expected"));
+        };
+        let mut pieces = request.into_inner();
+        let gone = |_| Status::aborted("the image could not be written");
+        loop {
+            match pieces.message().await {
+                Ok(Some(piece)) => {
+                    self.0.moved.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    to.send(Ok(piece.data.into())).await.map_err(gone)?;
+                }
+                Ok(None) => return Ok(Response::new(Box::pin(futures::stream::empty()))),
+                Err(status) => {
+                    // The archive must not end as if it were whole.
+                    to.send(Err(io::Error::other(status.message().to_owned()))).await.map_err(gone)?;
+                    return Err(status);
+                }
+            }
+        }
+    }
+}
