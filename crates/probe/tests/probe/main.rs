@@ -1,9 +1,11 @@
 //! Probes against a server that misbehaves on demand, and against commands and reports.
 
-#![allow(clippy::unwrap_used)] // in a test, also outside the functions that clippy recognises, it is the assertion
+// In a test, also outside the functions that clippy recognises, unwrapping is the assertion; what did not run is said.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod evidence;
 mod requests;
+mod scanners;
 mod server;
 
 use domain::gate::HttpRequest;

@@ -84,6 +84,17 @@ async fn answer(request: Request<Incoming>, number: u32) -> Response<Full<Bytes>
         "/huge" => respond(200, "x".repeat(17 << 20)),
         "/third" if number.is_multiple_of(3) => respond(500, "every third fails".into()),
         "/later" if number < 3 => respond(503, "not yet".into()),
+        // The vulnerabilities of one package, as OSV tells them.
+        "/v1/query" => {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let asked: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let known = serde_json::json!({"vulns": [{
+                "id": "PYSEC-2019-179", "summary": "Unexpected memory usage", "aliases": ["CVE-2019-1010083"],
+                "affected": [{"package": {"name": "flask", "ecosystem": "PyPI"}, "versions": ["0.5"],
+                    "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "1.0"}]}]}],
+            }]});
+            respond(200, if asked["package"]["name"] == "flask" { known.to_string() } else { "{}".into() })
+        }
         "/echo" => {
             let header = request.headers().get("x-token").map(|value| value.to_str().unwrap().to_owned());
             let method = request.method().to_string();
