@@ -24,6 +24,9 @@ use std::{
 /// image; zip files, and so Python wheels, cannot hold one before 1980.
 const CONTEXT_TIME: u64 = 946_684_800;
 
+/// BuildKit looks at the first kilobyte to tell an archive from a Dockerfile, and a longer name would fill it with its own record.
+const LONGEST_FIRST: usize = 99;
+
 /// Sealift's own folder in a repository.
 pub(crate) const STATE: &[u8] = b".sealift";
 
@@ -154,6 +157,17 @@ impl Context {
     pub(crate) fn write(&self, out: impl Write, task: &Task) -> Result<()> {
         let failed = |error| Error::file("send", &self.root)(error);
         let mut archive = tar::Builder::new(out);
+        if self.entries.first().is_some_and(|first| first.path.len() > LONGEST_FIRST) {
+            let root = NewEntry {
+                kind: tar::EntryType::Directory,
+                path: b"./",
+                link: b"",
+                mode: 0o755,
+                mtime: CONTEXT_TIME,
+                size: 0,
+            };
+            append(&mut archive, &root, io::empty()).map_err(failed)?;
+        }
         for entry in &self.entries {
             let mut path = entry.path.clone();
             let (kind, link, size) = match &entry.kind {
@@ -252,6 +266,23 @@ mod tests {
             })
             .collect();
         assert!(streams[0] == streams[1]);
+    }
+
+    #[test]
+    fn a_long_first_name_does_not_hide_that_it_is_an_archive() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("Dockerfile"), "FROM scratch").unwrap();
+        let long = format!("{}.txt", "A".repeat(150));
+        for (name, first) in [("a", "Dockerfile"), (long.as_str(), "./")] {
+            fs::write(root.path().join(name), name).unwrap();
+            let mut stream = Vec::new();
+            let context = scan(&spec(), root.path()).unwrap();
+            context.write(&mut stream, &Events::nowhere().task("context", None, Unit::Bytes)).unwrap();
+            assert!(stream.starts_with(format!("{first}\0").as_bytes()), "{name}");
+            let mut archive = tar::Archive::new(&stream[..]);
+            let paths = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned());
+            assert!(paths.collect::<Vec<_>>().contains(&PathBuf::from(name)));
+        }
     }
 
     #[test]

@@ -537,6 +537,41 @@ async fn an_archive_loads(engine: &str) {
     remove(engine, &[&built]).await;
 }
 
+/// Tells when an image is being saved.
+#[derive(Clone, Default)]
+struct Saving(std::sync::Arc<tokio::sync::Notify>);
+
+impl domain::EventSink for Saving {
+    fn emit(&self, event: domain::Event) {
+        if matches!(&event, domain::Event::TaskStarted { name, .. } if name == "save the image") {
+            self.0.notify_one();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_whose_saving_is_dropped_goes_too() {
+    for engine in engines().await {
+        let root = tempfile::tempdir().unwrap();
+        let marker = uuid();
+        write(root.path(), "Dockerfile", &format!("FROM scratch\nLABEL marker={marker}\nCOPY large /large\n"), 0o644);
+        let large: Vec<u8> =
+            (0_u64..4 << 20).flat_map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_le_bytes()).collect();
+        fs::write(root.path().join("large"), large).unwrap();
+        let (saving, to) = (Saving::default(), root.path().join("layout"));
+        let (spec, none, secrets, events) =
+            (spec(&engine.address), BTreeMap::new(), none_secrets(), Events::new(saving.clone()));
+        tokio::select! {
+            ended = image::build_docker(&spec, root.path(), &none, &secrets, &to, &events) => panic!("it ended: {ended:?}"),
+            () = saving.0.notified() => {}
+        }
+        let docker = connect(&engine.direct).negotiate_version().await.unwrap();
+        let label = format!("marker={marker}");
+        until(&format!("{:?}: its images go", engine.kind), async || labelled(&docker, &label).await.is_empty()).await;
+        assert!(!to.join("index.json").exists());
+    }
+}
+
 /// An engine of a few lines: it takes the build, answers with these lines, and ends cleanly or breaks off.
 async fn lying_engine(socket: &Path, lines: &'static [&'static str], clean: bool) {
     let listener = UnixListener::bind(socket).unwrap();
