@@ -198,6 +198,7 @@ struct Content {
     configuration: BTreeMap<String, manifest::File>,
     data: BTreeMap<Name, manifest::Data>,
     models: BTreeMap<Name, manifest::Model>,
+    gates: BTreeMap<Name, domain::gate::Gate>,
 }
 
 impl Content {
@@ -221,7 +222,8 @@ impl Content {
         for name in &component.models {
             versions.insert(name.clone(), model_of(workspace, store, trusted, name).await?);
         }
-        Ok(Self { configuration, data: sets, models: versions })
+        let gates = crate::gates::sealed(&workspace.config.gates, &workspace.root)?;
+        Ok(Self { configuration, data: sets, models: versions, gates })
     }
 
     async fn manifest(
@@ -232,7 +234,7 @@ impl Content {
         head: &Head,
         started: jiff::Timestamp,
     ) -> Manifest {
-        let gates = workspace.config.gates.clone();
+        let gates = self.gates.clone();
         Manifest {
             schema: manifest::SCHEMA,
             project: workspace.config.project.clone(),

@@ -3,9 +3,17 @@
 //! A verdict is a signed verification summary (SLSA VSS v1) about the release's bundle, stored under
 //! `attestations/<2>/<release digest>/<bundle digest>.sigstore.json` and noted in the environment's ledger. It counts for
 //! one release, one environment and the thresholds that were sealed with the release; the newest one counts, whether it
-//! is better or worse than those before.
+//! is better or worse than those before. Its subjects are the release's bundle and its images, and its inputs the bundle and
+//! the reports that it stands on, by digest; reports themselves are not stored, for some quote the secrets that they found.
+//!
+//! Smoke requests that were sent are evidence as well: a test result (in-toto test-result v0.1) under the digest of the image
+//! that answered, or of the release's bundle where there is no image.
 //!
 //! Nothing here moves a release. Missing, old or thin evidence holds it.
+
+mod examine;
+
+pub use examine::sealed;
 
 use crate::{
     error::{Doing, Error, Result},
@@ -17,11 +25,12 @@ use crate::{
 use domain::{
     Digest, Event, Name, ReleaseName,
     config::{Environment, OnWarn},
-    gate::{self, Baseline, Check, CheckResult, GateResult, Measurement, Verdict},
+    gate::{self, Baseline, CheckResult, GateResult, HttpRequest, Verdict},
     plan::Refusal,
     state::{Ending, Running, action},
     workload::SlotState,
 };
+use examine::{Examination, Input};
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use ledger::{
@@ -96,13 +105,16 @@ pub async fn run(world: &World, subjects: &Subjects<'_>) -> Result<Judged> {
     let environment = subjects.environment;
     let Serving { running, sealed, url } = serving(world, subjects).await?;
     let baseline = BaselineSource::new(world, subjects).await?;
+    let mut examination = Examination::new(world, subjects, &sealed, &url);
     let mut gates = Vec::new();
     for name in &environment.gates {
+        let mut inputs = Vec::new();
         let result = match sealed.manifest.gates.get(name) {
             Some(gate) => {
                 let mut results = Vec::new();
                 for check in &gate.checks {
-                    let measurements = measure(world, subjects, &sealed, &url, check).await;
+                    let measurements = examination.measure(check).await?;
+                    inputs.extend(examine::inputs(check, &measurements));
                     let result = gate::check(check, &measurements, &baseline.of(name, &check.name), world.clock.now());
                     world.events.emit(Event::Checked {
                         check: format!("{name}/{}", check.name),
@@ -115,10 +127,18 @@ pub async fn run(world: &World, subjects: &Subjects<'_>) -> Result<Judged> {
             }
             None => unsealed(name, &sealed),
         };
-        gates.push(result);
+        gates.push((result, inputs));
     }
-    let verdict = gates.iter().map(|gate| gate.verdict).max().unwrap_or(Verdict::Inconclusive);
+    let smoked = std::mem::take(&mut examination.smoked);
+    let verdict = gates.iter().map(|(gate, _)| gate.verdict).max().unwrap_or(Verdict::Inconclusive);
     record(world, subjects, &running, &sealed, &gates).await?;
+    let image = sealed.manifest.image(&crate::platform()).map(|image| image.manifest);
+    for report in &smoked {
+        let tested =
+            Tested { environment: &environment.name, release: &sealed.manifest.release, bundle: sealed.digest, image };
+        attest_tests(world, &tested, &TestRun::of(report)).await?;
+    }
+    let gates = gates.into_iter().map(|(gate, _)| gate).collect();
     Ok(Judged { release: sealed.manifest.release, environment: environment.name.clone(), verdict, gates })
 }
 
@@ -186,38 +206,6 @@ fn unsealed(name: &Name, sealed: &Sealed) -> GateResult {
     GateResult { gate: name.clone(), verdict: Verdict::Inconclusive, checks: vec![check] }
 }
 
-async fn measure(
-    world: &World,
-    subjects: &Subjects<'_>,
-    sealed: &Sealed,
-    url: &str,
-    check: &Check,
-) -> Vec<Measurement> {
-    let context = probe::Context {
-        url: url.to_owned(),
-        environment: subjects.environment.name.to_string(),
-        component: subjects.component.to_string(),
-        release: sealed.manifest.release.to_string(),
-        repository: subjects.repository.to_owned(),
-        image: None,
-        identities: Vec::new(),
-    };
-    let mut measurements = Vec::new();
-    for round in 0..check.count.max(1) {
-        if round > 0 {
-            tokio::time::sleep(check.interval).await;
-        }
-        let now = || world.clock.now();
-        let smoke = &sealed.manifest.smoke;
-        let measured = tokio::select! {
-            measured = probe::measure(url, &context, &check.source, smoke, now, &world.events) => measured,
-            () = world.stop.cancelled() => Measurement::Missing { why: "it was stopped by a signal".to_owned() },
-        };
-        measurements.push(measured);
-    }
-    measurements
-}
-
 /// Where relative bounds find the running release's own values.
 enum BaselineSource {
     First,
@@ -259,7 +247,7 @@ async fn record(
     subjects: &Subjects<'_>,
     measured: &Running,
     sealed: &Sealed,
-    gates: &[GateResult],
+    gates: &[(GateResult, Vec<Input>)],
 ) -> Result<()> {
     let environment = &subjects.environment.name;
     let op = uuid::Uuid::new_v4().to_string();
@@ -279,8 +267,8 @@ async fn record(
         let log = world.log(environment);
         let mut journal =
             Journal::open(log, key.clone(), world.actor.clone(), op, lease.epoch, world.clock.clone()).await?;
-        for result in gates {
-            let (stored, digest) = attest(world, key, environment, sealed, result).await?;
+        for (result, inputs) in gates {
+            let (stored, digest) = attest(world, key, environment, sealed, (result, inputs)).await?;
             let subject = BTreeMap::from([
                 ("release".to_owned(), json!(sealed.manifest.release)),
                 ("digest".to_owned(), json!(sealed.digest)),
@@ -305,7 +293,7 @@ async fn attest(
     key: &SigningKey,
     environment: &Name,
     sealed: &Sealed,
-    result: &GateResult,
+    (result, inputs): (&GateResult, &[Input]),
 ) -> Result<(String, Digest)> {
     let release = &sealed.manifest.release;
     let passed = matches!(result.verdict, Verdict::Ok | Verdict::Warn);
@@ -315,22 +303,106 @@ async fn attest(
         "timeVerified": world.clock.now(),
         "resourceUri": format!("urn:sealift:{}:{environment}:{release}", sealed.manifest.project),
         "policy": {"uri": format!("urn:sealift:gate:{}", result.gate), "digest": {"sha256": sealed.manifest.gates_digest.hex()}},
-        "inputAttestations": [{"uri": releases::key(release), "digest": {"sha256": sealed.digest.hex()}}],
+        "inputAttestations": inputs_of(sealed, inputs),
         "verificationResult": if passed { "PASSED" } else { "FAILED" },
         "verifiedLevels": [],
         "sealift": detail,
     });
     let doing = || format!("record the verdict of {}", result.gate);
-    let statement = Statement {
-        subjects: vec![Subject::new(release.to_string(), sealed.digest)],
-        predicate_type: predicate_type::GATE_VERDICT.to_owned(),
-        predicate,
-    };
+    let statement =
+        Statement { subjects: subjects_of(sealed), predicate_type: predicate_type::GATE_VERDICT.to_owned(), predicate };
     let bundle = Bundle::sign(key, &statement).doing(doing())?;
     let digest = bundle.digest();
     let stored = format!("{}{}.sigstore.json", prefix(&sealed.digest), digest.hex());
     world.store.create(&stored, bundle.into_bytes().into()).await.doing(doing())?;
     Ok((stored, digest))
+}
+
+/// The release's bundle, and its images, so that the verdict can be attached to them.
+fn subjects_of(sealed: &Sealed) -> Vec<Subject> {
+    let manifest = &sealed.manifest;
+    let mut subjects = vec![Subject::new(manifest.release.to_string(), sealed.digest)];
+    subjects.extend(manifest.index.iter().map(|index| Subject::new("image", index.digest)));
+    let images = manifest.images.iter();
+    subjects.extend(
+        images.map(|(platform, image)| Subject::new(format!("image/{}", platform.replace('/', "-")), image.manifest)),
+    );
+    subjects
+}
+
+fn inputs_of(sealed: &Sealed, inputs: &[Input]) -> Vec<serde_json::Value> {
+    let bundle = Input { uri: releases::key(&sealed.manifest.release), digest: sealed.digest };
+    let all = std::iter::once(&bundle).chain(inputs);
+    all.map(|input| json!({"uri": input.uri, "digest": {"sha256": input.digest.hex()}})).collect()
+}
+
+/// What smoke requests were sent to.
+#[derive(Debug, Clone, Copy)]
+pub struct Tested<'a> {
+    /// The environment.
+    pub environment: &'a Name,
+    /// The release.
+    pub release: &'a ReleaseName,
+    /// SHA-256 of its bundle.
+    pub bundle: Digest,
+    /// The image that answered, if it is one.
+    pub image: Option<Digest>,
+}
+
+/// What smoke requests came to, by their names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TestRun {
+    /// Those that passed.
+    pub passed: Vec<String>,
+    /// Those that did not.
+    pub failed: Vec<String>,
+}
+
+impl TestRun {
+    /// Of a report.
+    pub fn of(report: &probe::SmokeReport) -> Self {
+        let named = |ok: bool| report.outcomes.iter().filter(|one| one.ok == ok).map(|one| one.name.clone()).collect();
+        Self { passed: named(true), failed: named(false) }
+    }
+
+    /// Of a smoke test that only says whether all passed, and else why not: a sentence for each request that did not.
+    pub fn said(requests: &[HttpRequest], outcome: &std::result::Result<(), String>) -> Self {
+        let fails = |name: &str| outcome.as_ref().is_err_and(|why| why.contains(&format!("{name}: ")));
+        let (failed, passed) = requests.iter().map(|request| request.name.clone()).partition(|name| fails(name));
+        match outcome {
+            // What failed is not known by name: then nothing is known to have passed.
+            Err(_) if Vec::is_empty(&failed) => Self { passed: Vec::new(), failed: passed },
+            _ => Self { passed, failed },
+        }
+    }
+}
+
+/// Signs and stores what smoke requests came to. A run without requests tested nothing, and nothing is stored.
+pub async fn attest_tests(world: &World, tested: &Tested<'_>, run: &TestRun) -> Result<Option<String>> {
+    if run.passed.is_empty() && run.failed.is_empty() {
+        return Ok(None);
+    }
+    let Tested { environment, release, bundle, image } = *tested;
+    let doing = || format!("record the smoke test of {release} in {environment}");
+    let subject = image.unwrap_or(bundle);
+    let mut subjects = vec![Subject::new(release.to_string(), bundle)];
+    subjects.extend(image.map(|image| Subject::new("image", image)));
+    let statement = Statement {
+        subjects,
+        predicate_type: predicate_type::TEST_RESULT.to_owned(),
+        predicate: json!({
+            "result": if run.failed.is_empty() { "PASSED" } else { "FAILED" },
+            "configuration": [{"name": "smoke", "uri": releases::key(release), "digest": {"sha256": bundle.hex()}}],
+            "passedTests": run.passed,
+            "warnedTests": [],
+            "failedTests": run.failed,
+            "sealift": {"environment": environment, "actor": world.actor, "at": world.clock.now()},
+        }),
+    };
+    let signed = Bundle::sign(world.signing_key()?, &statement).doing(doing())?;
+    let stored = format!("{}{}.sigstore.json", prefix(&subject), signed.digest().hex());
+    world.store.create(&stored, signed.into_bytes().into()).await.doing(doing())?;
+    Ok(Some(stored))
 }
 
 fn prefix(release: &Digest) -> String {

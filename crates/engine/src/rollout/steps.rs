@@ -4,6 +4,7 @@ use super::World;
 use crate::{
     artifacts,
     error::{Doing, Error, Result},
+    gates::{self, TestRun, Tested},
     releases,
 };
 use domain::{
@@ -39,6 +40,9 @@ impl World {
             Step::Smoke { which } => {
                 let side = side(plan, which)?;
                 let passed = self.probes.smoke(side, &self.events).await;
+                let (environment, release) = (&plan.environment, &side.release);
+                let tested = Tested { environment, release, bundle: side.digest, image: side.workload.image };
+                gates::attest_tests(self, &tested, &TestRun::said(&side.smoke, &passed)).await?;
                 passed.map_err(|why| unfit(side, format!("failed its smoke requests: {why}")))?;
                 Ok(Outcome::Done)
             }
