@@ -28,7 +28,7 @@ impl Split {
     /// For an image with so many folders among its entries: about twenty layers in all.
     pub(crate) fn for_folders(folders: usize) -> Self {
         let halved = folders.max(1).next_power_of_two().ilog2();
-        Self { above: 64 << 20, large: 32 << 20, depth: 4u32.saturating_sub(halved) }
+        Self { above: 16 << 20, large: 32 << 20, depth: 4u32.saturating_sub(halved) }
     }
 }
 

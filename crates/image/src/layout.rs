@@ -7,7 +7,7 @@
 
 use crate::{
     error::{Error, Result},
-    layer::{check_layer, hash_file, in_parallel, persist, wrong_bytes},
+    layer::{Packing, check_layer, hash_file, in_parallel, persist, wrong_bytes},
     spec::{
         CONFIG, DOCKER_CONFIG, Descriptor, INDEX, ImageConfig, Index, LayoutFile, MANIFEST, Manifest, Platform, Shape,
         is_index, is_manifest,
@@ -131,6 +131,15 @@ pub(crate) fn blobs_dir(layout: &Path) -> PathBuf {
 pub fn open(layout: &Path) -> Result<Built> {
     let contents = read_whole(layout)?;
     verify_contents(layout, &contents, &Limits::default())?;
+    built(layout, &contents)
+}
+
+/// As [`open`], for a layout of this disk that [`open`] or a builder verified before: every blob is hashed again, and no layer is unpacked again, which
+/// takes most of the time. The digests hold what was found then.
+pub fn reopen(layout: &Path) -> Result<Built> {
+    let contents = read_whole(layout)?;
+    let directory = blobs_dir(layout);
+    in_parallel(&contents.order, |blob| check_blob(&directory, blob))?;
     built(layout, &contents)
 }
 
@@ -429,6 +438,8 @@ fn read_image(directory: &Path, manifest_descriptor: Descriptor) -> Result<Docum
             format!("it names {identities} layers, the manifest {layers}"),
         ));
     }
+    // A foreign layer is not here at all, so it is refused before anything looks for it.
+    manifest.layers.iter().try_for_each(|layer| Packing::of(layer).map(drop))?;
     if layers > MAX_LAYERS {
         return Err(Error::damaged(manifest_descriptor.digest, format!("it has more than {MAX_LAYERS} layers")));
     }

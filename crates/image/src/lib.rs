@@ -10,7 +10,7 @@
 //! | [`build_nix`] | a flake's output to a layout, or to the files of a binary cache |
 //! | [`build_command`] | what any command leaves to a layout, or to files |
 //! | [`import_docker_archive`], [`import_layout`] | what others made to a layout |
-//! | [`open`], [`blobs`], [`assemble`] | reads and verifies a layout, lists it, makes one from blobs that were fetched |
+//! | [`open`], [`reopen`], [`blobs`], [`assemble`] | reads and verifies a layout, lists it, makes one from blobs that were fetched |
 //! | [`unpack`] | a layout to a root file system |
 //! | [`docker_archive`], [`oci_archive`], [`copy_layout`] | a layout to what `docker load`, skopeo and podman take |
 //! | [`inspect`] | a layout to what rules about images ask: user, setuid files, secrets |
@@ -71,7 +71,7 @@ pub use compare::{Difference, first_difference};
 pub use docker::{BUILD_LABEL, build_docker, docker_ping};
 pub use error::{Error, Result};
 pub use import::{import_docker_archive, import_layout};
-pub use layout::{Built, PlatformImage, assemble, blobs, open};
+pub use layout::{Built, PlatformImage, assemble, blobs, open, reopen};
 pub use nix::{NixBuilt, NixFacts, build_nix};
 pub use oci::{OciInputs, build_oci};
 pub use registry::{
@@ -79,5 +79,5 @@ pub use registry::{
     resolve,
 };
 pub use rules::inspect;
-pub use sbom::{SBOM_MEDIA_TYPE, Sbom, SbomRequest, SbomTool, sbom};
+pub use sbom::{SBOM_MEDIA_TYPE, Sbom, SbomRequest, SbomTool, packages_in, sbom};
 pub use unpack::{Limits, Unpacked, unpack};

@@ -273,6 +273,10 @@ fn configuration(
         Some(base) => (base.config.unwrap_or_default(), base.rootfs.diff_ids, base.history.unwrap_or_default()),
         None => Default::default(),
     };
+    // One entry of the history for each layer: not every tool that makes bases writes one.
+    let told = history.iter().filter(|entry| entry.empty_layer != Some(true)).count();
+    let untold = History { created_by: Some("sealift: a layer of the base".to_owned()), ..History::default() };
+    history.extend(std::iter::repeat_n(untold, diff_ids.len().saturating_sub(told)));
     diff_ids.extend(layers.iter().map(|layer| layer.diff_id));
     history.extend(created_by.into_iter().map(|created_by| History {
         created: created.clone(),

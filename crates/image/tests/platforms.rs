@@ -137,7 +137,9 @@ fn a_base_of_several_platforms_keeps_what_only_it_says() {
     let built = build(&spec, root.path(), &root.path().join("layout")).unwrap();
     assert_eq!(image::open(&built.layout).unwrap(), built);
     for image in &built.platforms {
-        let config = blob(&built.layout, &image.config)["config"].clone();
+        let config = blob(&built.layout, &image.config);
+        assert_eq!(config["history"].as_array().unwrap().len(), image.layers.len());
+        let config = config["config"].clone();
         for key in ["Healthcheck", "OnBuild", "StopSignal", "Volumes"] {
             assert_eq!(config[key], run[key], "{key}");
         }
@@ -363,6 +365,20 @@ fn layouts_that_mislead_are_refused() {
                 )
             },
             "to be fetched from https://far.example/x",
+        ),
+        (
+            "a foreign layer that is not there",
+            &|f| {
+                let image = f.small("amd64");
+                let hex = image["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+                let manifest = fs::read_to_string(f.layout.join("blobs/sha256").join(hex)).unwrap();
+                let layer: Value = serde_json::from_str(&manifest).unwrap();
+                let name = layer["layers"][0]["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+                fs::remove_file(f.layout.join("blobs/sha256").join(name)).unwrap();
+                let manifest = manifest.replace("layer.v1.tar", "layer.nondistributable.v1.tar");
+                f.root(f.put(MANIFEST, manifest.as_bytes()));
+            },
+            "it is a foreign layer",
         ),
         (
             "a layer with an address",
