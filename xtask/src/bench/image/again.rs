@@ -19,7 +19,8 @@ use std::{
 };
 
 const BUILDS: usize = 10;
-const PLACES: [&str; 2] = ["a", "another place/of the same, with a longer name"];
+/// Without spaces: a flake in such a folder is no URL to Nix 2.8.
+const PLACES: [&str; 2] = ["a", "another-place/of-the-same/with-a-longer-name"];
 const ZONES: [&str; 4] = ["UTC", "Pacific/Kiritimati", "America/St_Johns", "XYZ-14"];
 const LOCALES: [&str; 3] = ["C", "C.UTF-8", "de_DE.UTF-8"];
 const UMASKS: [&str; 3] = ["022", "077", "000"];
