@@ -39,6 +39,7 @@ pub struct Artifact {
 
 /// What a build leaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each build")]
 pub enum Output {
     /// An image, in a verified layout.
     Image(Built),

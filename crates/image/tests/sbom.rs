@@ -205,6 +205,18 @@ fn every_package_of_our_own_lock_is_there() {
 }
 
 #[test]
+fn a_text_is_read_by_what_it_is_called() {
+    let count = |path: &str, text: &str| image::packages_in(path, text).unwrap();
+    assert_eq!(count("a/Cargo.lock", "version = 4"), Some(0));
+    assert_eq!(count("requirements.txt", "a==1\n-r gone.txt\nb"), Some(2));
+    assert_eq!(count("/var/lib/dpkg/status", STATUS), Some(2));
+    assert_eq!(count("x/y-1.dist-info/METADATA", "Name: y\nVersion: 1\n"), Some(1));
+    assert_eq!(count("etc/os-release", RELEASE), Some(1));
+    assert_eq!(count("README.md", "x"), None);
+    assert!(image::packages_in("lib/apk/db/installed", "V:1").is_err());
+}
+
+#[test]
 fn what_is_malformed_or_outside_is_an_error_that_names_it() {
     let events = Events::nowhere();
     let outside = tempfile::NamedTempFile::new().unwrap();

@@ -1,7 +1,7 @@
 //! Finds the lock files of a component and reads them.
 
 use super::bill::{Bill, malformed};
-use super::{cargo, javascript, python};
+use super::{cargo, javascript, python, system};
 use crate::error::{Error, Result};
 use std::{
     collections::BTreeSet,
@@ -111,15 +111,37 @@ fn read_one(folder: &Path, relative: &Path, source: &str, bill: &mut Bill) -> Re
     let text = text(folder, relative)?;
     let what = kind(name).unwrap_or("a lock file");
     let result = match what {
-        "Cargo.lock" => cargo::read(&text, source, bill),
-        "a Python lock file" => python::locked(&text, source, bill),
-        "Pipfile.lock" => python::pipfile(&text, source, bill),
-        "a lock file of npm" => javascript::npm(&text, source, bill),
-        "pnpm-lock.yaml" => javascript::pnpm(&text, source, bill),
-        "yarn.lock" => javascript::yarn(&text, source, bill),
-        _ => requirements(folder, relative, &text, source, bill, &mut BTreeSet::new()),
+        "a requirements file" => requirements(folder, relative, &text, source, bill, &mut BTreeSet::new()),
+        what => parse(what, &text, source, bill),
     };
     malformed(source, what, result)
+}
+
+/// How many packages a file names, by what it is called: a lock file's name, or the path of a package database in an image. `None` when it is
+/// neither. Includes of a requirements file are not followed. Nothing is read but the text.
+pub fn packages_in(path: &str, text: &str) -> Result<Option<u64>> {
+    let mut bill = Bill::default();
+    let (what, result) = match kind(path.rsplit('/').next().unwrap_or_default()) {
+        Some(what) => (what, parse(what, text, path, &mut bill)),
+        None => match system::read_one(path.trim_start_matches('/'), text, &mut bill) {
+            Some(result) => ("a list of installed packages", result),
+            None => return Ok(None),
+        },
+    };
+    malformed(path, what, result)?;
+    Ok(Some(bill.parts.len() as u64))
+}
+
+fn parse(what: &str, text: &str, source: &str, bill: &mut Bill) -> std::result::Result<(), String> {
+    match what {
+        "Cargo.lock" => cargo::read(text, source, bill),
+        "a Python lock file" => python::locked(text, source, bill),
+        "Pipfile.lock" => python::pipfile(text, source, bill),
+        "a lock file of npm" => javascript::npm(text, source, bill),
+        "pnpm-lock.yaml" => javascript::pnpm(text, source, bill),
+        "yarn.lock" => javascript::yarn(text, source, bill),
+        _ => python::requirements(text, source, bill, &mut |_, _| Ok(())),
+    }
 }
 
 /// Reads a requirements file and those that it includes, each once.

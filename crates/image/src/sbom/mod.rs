@@ -26,6 +26,8 @@ mod python;
 mod syft;
 mod system;
 
+pub use find::packages_in;
+
 use crate::{
     error::{Error, Result},
     layout::read_whole,

@@ -44,16 +44,33 @@ pub(crate) fn read(layout: &Path, documents: &Documents, bill: &mut Bill) -> Res
     }
     for (path, text) in &texts {
         let source = format!("/{path}");
-        let result = match path.as_str() {
-            "lib/apk/db/installed" | "usr/lib/apk/db/installed" => alpine(text, &source, &system, bill),
-            "var/lib/dpkg/status" => debian(text, &source, &system, bill),
-            path if path.starts_with("var/lib/dpkg/status.d/") => debian(text, &source, &system, bill),
-            _ => continue,
-        };
+        let Some(result) = database(path, text, &system, bill) else { continue };
         malformed(&source, "a database of installed packages", result)?;
         bill.sources.insert(source);
     }
     python_packages(&texts, bill)
+}
+
+/// Reads a database of installed packages by its path in the image; `None` when it is none.
+fn database(path: &str, text: &str, system: &System, bill: &mut Bill) -> Option<std::result::Result<(), String>> {
+    let source = format!("/{path}");
+    Some(match path {
+        "lib/apk/db/installed" | "usr/lib/apk/db/installed" => alpine(text, &source, system, bill),
+        "var/lib/dpkg/status" => debian(text, &source, system, bill),
+        path if path.starts_with("var/lib/dpkg/status.d/") => debian(text, &source, system, bill),
+        _ => return None,
+    })
+}
+
+/// Reads a file of an image that says what is installed; `None` when it is none.
+pub(crate) fn read_one(path: &str, text: &str, bill: &mut Bill) -> Option<std::result::Result<(), String>> {
+    match path.rsplit('/').next() {
+        Some("os-release") => {
+            Some(System::read(text).part().map(|part| drop(bill.add(part))).ok_or("it has no ID".into()))
+        }
+        Some("METADATA" | "PKG-INFO") => Some(python::metadata(text, path).map(|(part, _)| drop(bill.add(part)))),
+        _ => database(path, text, &System::default(), bill),
+    }
 }
 
 /// Whether a file says what is installed.
@@ -167,10 +184,20 @@ impl Scan<'_> {
     }
 }
 
+/// Removes what is below a path, and the path itself if that is asked for. What is below stands together, in the order of the names.
 fn remove(files: &mut Files, path: &[u8], keep_itself: bool) {
-    let below =
-        |candidate: &[u8]| path.is_empty() || candidate.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"));
-    files.retain(|candidate, _| !(below(candidate) || (!keep_itself && candidate == path)));
+    if path.is_empty() {
+        return files.clear();
+    }
+    // The character after a slash is 0.
+    let (from, to) = ([path, b"/"].concat(), [path, b"0"].concat());
+    let below: Vec<Vec<u8>> = files.range(from..to).map(|(name, _)| name.clone()).collect();
+    for name in below {
+        files.remove(&name);
+    }
+    if !keep_itself {
+        files.remove(path);
+    }
 }
 
 /// What `os-release` says.
@@ -320,9 +347,12 @@ fn alpine(text: &str, source: &str, system: &System, bill: &mut Bill) -> std::re
     Ok(())
 }
 
+/// A distribution: its normal name, its reference, and the normal names of what it needs.
+type Distribution = (String, String, Vec<String>);
+
 /// Distributions that are installed in one folder need each other.
 fn python_packages(texts: &BTreeMap<String, String>, bill: &mut Bill) -> Result<()> {
-    let mut folders: BTreeMap<&str, Vec<(String, String, Vec<String>)>> = BTreeMap::new();
+    let mut folders: BTreeMap<&str, Vec<Distribution>> = BTreeMap::new();
     for (path, text) in texts {
         let Some((folder, _)) = path.rsplit_once('/').filter(|(_, name)| matches!(*name, "METADATA" | "PKG-INFO"))
         else {
