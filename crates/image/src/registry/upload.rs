@@ -105,12 +105,12 @@ impl Source {
         file.seek(SeekFrom::Start(offset))?;
         let mut at = offset;
         while at < end {
-            let mut buffer = vec![0; usize::try_from((end - at).min(PIECE)).unwrap_or(0)];
-            if let Err(error) = file.read_exact(&mut buffer) {
-                if error.kind() == io::ErrorKind::UnexpectedEof {
-                    self.damaged(format!("{} became shorter than {} bytes", self.path.display(), self.size));
-                }
-                return Err(error);
+            let wanted = (end - at).min(PIECE);
+            let mut buffer = Vec::with_capacity(usize::try_from(wanted).unwrap_or(0));
+            (&mut file).take(wanted).read_to_end(&mut buffer)?;
+            if (buffer.len() as u64) < wanted {
+                self.damaged(format!("{} became shorter than {} bytes", self.path.display(), self.size));
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
             }
             self.check(at, &buffer)?;
             at += buffer.len() as u64;
