@@ -121,6 +121,11 @@ fn plays(target: &str, engine: Option<String>) {
     assert!(widest <= Some(110), "a line of the demo's own has {widest:?} columns");
     assert!(text.contains(&format!("target  {target}")), "{text}");
     assert_accuracies(&text);
+    let line = |words: &[&str]| text.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    for words in [&["image", "linux/", "sha256:"][..], &["sbom", "components listed by sealift"], &["sha256sum -c SHA256SUMS"]] {
+        assert!(line(words), "the demo does not print {words:?}:\n{text}");
+    }
+    assert!(line(&["cosign verify-blob-attestation", "release.sigstore.json"]), "no command for cosign:\n{text}");
 
     let again = demo.run(&["--stop"]);
     assert_eq!(String::from_utf8_lossy(&again.stdout), "stopped: nothing ran\n", "something was left running");

@@ -8,6 +8,7 @@ pub(crate) mod data;
 pub(crate) mod engine;
 pub(crate) mod network;
 pub(crate) mod objects;
+pub(crate) mod registry;
 
 use e2e::Run;
 use std::{
