@@ -40,7 +40,10 @@ use ledger::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 use store::Store;
 
 /// How many attestations are read at once.
@@ -405,6 +408,89 @@ pub async fn attest_tests(world: &World, tested: &Tested<'_>, run: &TestRun) -> 
     Ok(Some(stored))
 }
 
+/// What smoke requests came to, as it was signed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TestEvidence {
+    /// Where they were sent.
+    pub environment: Name,
+    /// Those that passed.
+    pub passed: Vec<String>,
+    /// Those that did not.
+    pub failed: Vec<String>,
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: String,
+    /// The key that signed it.
+    pub signer: Name,
+    /// Where the bundle is.
+    pub key: String,
+}
+
+/// The predicate of a test result, as far as it is ours.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TestPredicate {
+    passed_tests: Vec<String>,
+    failed_tests: Vec<String>,
+    sealift: TestDetail,
+}
+
+#[derive(Deserialize)]
+struct TestDetail {
+    environment: Name,
+    actor: String,
+    at: Timestamp,
+}
+
+/// All test results of a release, oldest first. Whatever lies beside them about its images is verified too: an object that
+/// is not validly signed is an integrity failure.
+pub async fn tests(store: &Store, trusted: &TrustedKeys, sealed: &Sealed) -> Result<Vec<TestEvidence>> {
+    let manifest = &sealed.manifest;
+    let images =
+        manifest.images.values().map(|image| image.manifest).chain(manifest.index.iter().map(|one| one.digest));
+    let subjects: BTreeSet<Digest> = images.chain([sealed.digest]).collect();
+    let mut found = Vec::new();
+    for subject in subjects {
+        let keys = store.list(&prefix(&subject)).await.doing("list the test results")?;
+        let read = |key: String| async move { read_test(store, trusted, &sealed.digest, &subject, key).await };
+        let read: Vec<Option<TestEvidence>> =
+            stream::iter(keys.into_iter().map(|(key, _)| read(key))).buffered(READERS).try_collect().await?;
+        found.extend(read.into_iter().flatten());
+    }
+    found.sort_by_key(|test| test.at);
+    Ok(found)
+}
+
+async fn read_test(
+    store: &Store,
+    trusted: &TrustedKeys,
+    release: &Digest,
+    subject: &Digest,
+    key: String,
+) -> Result<Option<TestEvidence>> {
+    let Some(object) = store.read(&key).await.doing(format!("read {key}"))? else { return Ok(None) };
+    let verified = bundle::verify(&object.bytes, trusted).doing(format!("verify {key}"))?;
+    verified.require_subject(*subject).doing(format!("verify {key}"))?;
+    // Releases with the same image share the folder.
+    let ours = verified.statement.subjects.iter().any(|subject| subject.sha256 == *release);
+    if verified.statement.predicate_type != predicate_type::TEST_RESULT || !ours {
+        return Ok(None);
+    }
+    let predicate: TestPredicate = serde_json::from_value(verified.statement.predicate.clone())
+        .map_err(|_| Error::Integrity { message: format!("{key} has no readable test result") })?;
+    let TestPredicate { passed_tests, failed_tests, sealift: TestDetail { environment, actor, at } } = predicate;
+    Ok(Some(TestEvidence {
+        environment,
+        passed: passed_tests,
+        failed: failed_tests,
+        at,
+        actor,
+        signer: verified.key,
+        key,
+    }))
+}
+
 fn prefix(release: &Digest) -> String {
     let hex = release.hex();
     format!("attestations/{}/{hex}/", &hex[..2])
@@ -542,5 +628,33 @@ fn weigh(
         Verdict::Ok => Ok(format!("gate {gate} is ok")),
         Verdict::Warn if environment.on_warn == OnWarn::Alert => Ok(why()),
         verdict => Err((verdict, why())),
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    fn requests(names: &[&str]) -> Vec<HttpRequest> {
+        let text = |name: &&str| {
+            json!({"name": name, "method": "GET", "path": "/", "headers": {}, "body": null, "status": null,
+                "expect_headers": {}, "expect_json": {}, "timeout": "1s"})
+        };
+        names.iter().map(|name| serde_json::from_value(text(name)).expect("a request")).collect()
+    }
+
+    fn came_to(names: &[&str], outcome: std::result::Result<(), &str>) -> (String, String) {
+        let run = TestRun::said(&requests(names), &outcome.map_err(str::to_owned));
+        (run.passed.join(","), run.failed.join(","))
+    }
+
+    #[test]
+    fn what_failed_is_known_by_its_name_and_else_nothing_has_passed() {
+        let both = ["predict", "version"];
+        assert_eq!(came_to(&both, Ok(())), ("predict,version".to_owned(), String::new()));
+        let one = came_to(&both, Err("predict: status 500 expected, found 200"));
+        assert_eq!(one, ("version".to_owned(), "predict".to_owned()));
+        assert_eq!(came_to(&both, Err("it died")), (String::new(), "predict,version".to_owned()));
+        assert_eq!(came_to(&[], Err("it died")), (String::new(), String::new()));
     }
 }

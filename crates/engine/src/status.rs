@@ -218,6 +218,8 @@ pub struct Explanation {
     pub rollouts: BTreeMap<Name, Vec<Rollout>>,
     /// Gate verdicts about it.
     pub verdicts: Vec<crate::gates::Evidence>,
+    /// What its smoke requests came to.
+    pub tests: Vec<crate::gates::TestEvidence>,
 }
 
 /// What a release is, where it has been, and what was judged of it.
@@ -246,6 +248,7 @@ pub async fn explain(
     Ok(Explanation {
         missing: releases::missing(store, &sealed.manifest).await?,
         verdicts: crate::gates::evidence(store, trusted, &sealed.digest).await?,
+        tests: crate::gates::tests(store, trusted, &sealed).await?,
         key: releases::key(release),
         digest: sealed.digest,
         signer: sealed.signer,

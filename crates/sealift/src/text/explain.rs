@@ -113,6 +113,17 @@ fn verdicts(found: &Explanation, paint: &Paint) -> Vec<String> {
             lines.push(format!("  {verdict} {}: {}", check.check, check.reasons.join("; ")));
         }
     }
+    for test in &found.tests {
+        let failed = if test.failed.is_empty() { String::new() } else { format!("; failed: {}", test.failed.join(", ")) };
+        lines.push(format!(
+            "{} of {} smoke requests passed in {} at {} by {}{failed}",
+            test.passed.len(),
+            test.passed.len() + test.failed.len(),
+            test.environment,
+            at(test.at),
+            test.actor
+        ));
+    }
     lines
 }
 
