@@ -118,7 +118,7 @@ pub async fn fetch_image(store: &Store, cache: &Path, manifest: &Digest, of: &st
     let layout = layout_path(cache, manifest);
     if layout.join("index.json").is_file() {
         let checked = layout.clone();
-        if blocking(move || image::open(&checked)).await?.is_ok_and(|built| built.root() == *manifest) {
+        if blocking(move || image::reopen(&checked)).await?.is_ok_and(|built| built.root() == *manifest) {
             return Ok(layout);
         }
         events.warn(format!("the cached image of {of} is damaged; it is fetched again"));

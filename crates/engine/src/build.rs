@@ -142,7 +142,7 @@ pub(crate) async fn kept(
     let files: Vec<BuiltFile> = built.artifacts.values().cloned().collect();
     let whole = same
         && blocking(move || {
-            let image = layout.is_none_or(|layout| image::open(&layout).is_ok_and(|open| Some(open.root()) == root));
+            let image = layout.is_none_or(|layout| image::reopen(&layout).is_ok_and(|open| Some(open.root()) == root));
             image && files.iter().all(|file| digest_of(&file.file).is_ok_and(|digest| digest == file.digest))
         })
         .await
