@@ -454,3 +454,101 @@ fn artifacts_need_no_container() {
     project.run(["release", "verify", "--folder", "../out", "--key", KEY]).ok();
     project.run(["release", "verify", "svc@1.0.0", "--rebuild"]).ok().says("the same: artifact dist/svc.whl");
 }
+
+/// A flake without inputs whose builder is the host's shell.
+const FLAKE: &str = r#"{
+  outputs = { self }: {
+    packages.x86_64-linux.default =
+      let
+        mk = name: script: derivation {
+          inherit name;
+          system = "x86_64-linux";
+          builder = "/bin/sh";
+          args = [ "-c" script ];
+          PATH = "/usr/bin:/bin";
+        };
+        dep = mk "tiny-dep" ''printf 'dep\n' > "$out"'';
+      in mk "tiny-1.0.0" ''mkdir -p "$out/bin"; printf '%s\n' '${dep}' > "$out/bin/payload"'';
+  };
+}
+"#;
+
+#[test]
+fn a_closure_of_nix_is_sealed_restored_and_used_by_nix() {
+    let Some(nix) = testbed("SEALIFT_TEST_NIX") else { return };
+    let mut project = Project::service();
+    let at = |name: &str| project.folder().join("nix").join(name);
+    fs::create_dir_all(at("conf")).unwrap();
+    fs::create_dir_all(at("home")).unwrap();
+    let settings = "experimental-features = nix-command flakes\nsandbox = false\nsubstituters =\nbuild-users-group =\nflake-registry =\n";
+    fs::write(at("conf/nix.conf"), settings).unwrap();
+    let run = |cache: &str, line: &str| {
+        let mut command = project.command("sh");
+        command
+            .args(["-c", line])
+            .env("PATH", format!("{}:/usr/bin:/bin", Path::new(&nix).parent().unwrap().display()));
+        command.env("NIX_REMOTE", "local").env("HOME", at("home")).env("XDG_CACHE_HOME", at(cache));
+        for (name, folder) in [("STORE_DIR", "store"), ("STATE_DIR", "state"), ("LOG_DIR", "log"), ("CONF_DIR", "conf")]
+        {
+            command.env(format!("NIX_{name}"), at(folder));
+        }
+        succeed(&mut command).trim().to_owned()
+    };
+    project.write("flake.nix", FLAKE);
+    project.write(".gitignore", "/build/\n/.sealift/\n/models/\n/data/raw/\n/reports/\n/ready\n");
+    let key = at("key");
+    fs::write(&key, run("cache", "nix key generate-secret --key-name tiny-1")).unwrap();
+    let public = run("cache", &format!("nix key convert-secret-to-public < {}", key.display()));
+    // The program that the release is built with: Nix in a store of the test's own.
+    let wrapper = |name: &str| {
+        let program = Path::new(&nix).with_file_name(name);
+        let line = format!(
+            "#!/bin/sh\nexport NIX_REMOTE=local NIX_STORE_DIR={s} NIX_STATE_DIR={t} NIX_LOG_DIR={l} NIX_CONF_DIR={c} HOME={h} XDG_CACHE_HOME={x}\nexec {p} \"$@\"\n",
+            s = at("store").display(),
+            t = at("state").display(),
+            l = at("log").display(),
+            c = at("conf").display(),
+            h = at("home").display(),
+            x = at("cache").display(),
+            p = program.display(),
+        );
+        fs::create_dir_all(at("bin")).unwrap();
+        fs::write(at("bin").join(name), line).unwrap();
+        fs::set_permissions(at("bin").join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        at("bin").join(name)
+    };
+    let program = wrapper("nix");
+    wrapper("nix-store");
+    let build = format!(
+        "builder = \"nix\"\ninstallable = \".\"\noutput = \"closure\"\nnix = \"{}\"\nrebuild = true\nsigning_key = \"file:{}\"",
+        program.display(),
+        key.display()
+    );
+    project.settings.build = build;
+    project.configure();
+    project.commit("A flake");
+    project.run(["release", "cut"]).ok();
+    let sealed = manifest(&project, "svc@1.0.0");
+    let artifacts: Vec<&String> = sealed["artifacts"].as_object().unwrap().keys().collect();
+    assert!(artifacts.iter().any(|path| path.ends_with("nix-cache-info")), "{artifacts:?}");
+    project.run(["restore", "svc@1.0.0", "--to", "../restored"]).ok();
+    project.run(["release", "verify", "--folder", "../restored", "--key", KEY]).ok();
+    let at = |name: &str| project.folder().join("nix").join(name);
+    let run = |cache: &str, line: &str| {
+        let mut command = project.command("sh");
+        command.args(["-c", line]).env("PATH", format!("{}:/usr/bin:/bin", at("bin").display()));
+        command.env("CACHE", at(cache));
+        succeed(&mut command).trim().to_owned()
+    };
+    // The closure is gone from this machine; the restored folder is the cache that it comes back from, by its signature.
+    let out = run("cache", "nix path-info .");
+    run("cache", &format!("nix store delete --ignore-liveness $(nix-store --query --requisites {out})"));
+    assert!(!Path::new(&out).exists());
+    let cache = project.path("../restored/artifacts").canonicalize().unwrap();
+    let line = format!(
+        "nix build --no-link --max-jobs 0 --option substituters file://{} --option trusted-public-keys {public} .",
+        cache.display()
+    );
+    run("fresh", &line);
+    assert!(fs::read_to_string(Path::new(&out).join("bin/payload")).unwrap().contains("tiny-dep"));
+}
