@@ -552,8 +552,11 @@ impl Session {
             status if is_refusal(status) => Class::NotPermitted,
             StatusCode::NOT_FOUND => Class::NotFound,
             status if status.is_redirection() => {
-                let to = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("?");
-                let cause = format!("the registry sends us elsewhere ({to:.200}), which is only followed for blobs");
+                // Only the origin: the rest may hold a signature.
+                let to = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+                let to =
+                    to.and_then(|text| answer.url().join(text).ok()).map_or_else(|| "?".to_owned(), |url| origin(&url));
+                let cause = format!("the registry sends us elsewhere ({to}), which is only followed for blobs");
                 return doing.failed(cause, Class::Integrity);
             }
             _ => Class::Unavailable,

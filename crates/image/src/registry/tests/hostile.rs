@@ -76,6 +76,57 @@ async fn an_image_is_pulled_and_what_is_there_is_not_fetched_again() {
     assert_eq!(error.class(), Class::NotFound);
 }
 
+/// Puts an index of three platforms into the registry under the tag `all`, and gives the digests of its images.
+fn platforms(fake: &Fake) -> (Digest, Vec<Digest>) {
+    let mut entries = Vec::new();
+    let mut digests = Vec::new();
+    for (number, architecture) in ["amd64", "arm64", "s390x"].into_iter().enumerate() {
+        let layer = tar_of(&noise(40 + number as u64, 2000));
+        let identities = [Digest::of(&layer)];
+        let config =
+            json!({"architecture": architecture, "os": "linux", "rootfs": {"type": "layers", "diff_ids": identities}})
+                .to_string();
+        fake.with(|state| {
+            let (layer_digest, config_digest) = (state.blob("wine", &layer), state.blob("wine", config.as_bytes()));
+            let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+                "config": {"mediaType": spec::CONFIG, "digest": config_digest, "size": config.len()},
+                "layers": [{"mediaType": spec::LAYER_TAR, "digest": layer_digest, "size": layer.len()}]})
+            .to_string();
+            let digest = state.document("wine", architecture, MANIFEST, manifest.as_bytes());
+            entries.push(json!({"mediaType": MANIFEST, "digest": digest, "size": manifest.len(),
+                "platform": {"os": "linux", "architecture": architecture}}));
+            digests.push(digest);
+        });
+    }
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string();
+    (fake.with(|state| state.document("wine", "all", INDEX, index.as_bytes())), digests)
+}
+
+#[tokio::test]
+async fn platforms_are_chosen_and_an_index_that_is_taken_whole_keeps_its_digest() {
+    let fake = Fake::plain().await;
+    let (index, images) = platforms(&fake);
+    let folder = tempfile::tempdir().unwrap();
+    let to = |name: &str| folder.path().join(name);
+    let access = access(None);
+    let all = pull(&fake, "all", &[], &to("all"), &access).await.unwrap();
+    assert_eq!((all.root(), all.index, all.platforms.len()), (index, Some(index), 3));
+    let one = pull(&fake, "all", &["linux/arm64"], &to("one"), &access).await.unwrap();
+    assert_eq!((one.root(), one.index, one.platform.as_str()), (images[1], None, "linux/arm64"));
+    let two = pull(&fake, "all", &["linux/s390x", "linux/amd64"], &to("two"), &access).await.unwrap();
+    let chosen: Vec<Digest> = two.platforms.iter().map(|image| image.manifest).collect();
+    assert_eq!(chosen, [images[2], images[0]]);
+    assert!(two.index.is_some_and(|own| own != index));
+    let error = pull(&fake, "all", &["linux/riscv64"], &to("none"), &access).await.unwrap_err();
+    assert!(error.to_string().contains("linux/amd64, linux/arm64, linux/s390x"), "{error}");
+    assert!(!to("none").exists());
+    // And back: an index goes to another repository as it is.
+    let other = Fake::plain().await;
+    let pushed = push(&all, &other.at("copy"), &["1.0.0"], &access).await.unwrap();
+    assert_eq!((pushed.digest, pushed.blobs_sent), (index, 6));
+    other.with(|state| assert_eq!(state.manifests.len(), 5));
+}
+
 #[tokio::test]
 async fn a_broken_download_goes_on_where_it_stopped() {
     let mut broken = 0;
