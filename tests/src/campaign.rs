@@ -9,8 +9,12 @@ use std::{
     fmt::Display,
     io::Write as _,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// Losses of one row after which it is given up: what comes then is mostly the same.
@@ -182,6 +186,35 @@ pub fn summary(line: &str) {
     let file = std::fs::File::options().create(true).append(true).open(&path);
     let written = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
     written.unwrap_or_else(|error| panic!("SEALIFT_TEST_SUMMARY ({}) cannot be written: {error}", path.display()));
+}
+
+/// One lane of a campaign: its name, and a sequence of tries that share a project.
+pub type Lane<'a> = (String, Box<dyn FnOnce(&Tally) + Send + 'a>);
+
+/// Runs lanes side by side, so many at once; a lane that cannot go on is a loss. The longest come first. Says which took long.
+pub fn side_by_side(tally: &Tally, lanes: Vec<Lane<'_>>, at_once: usize) {
+    let lanes: Vec<Mutex<Option<Lane<'_>>>> = lanes.into_iter().map(|lane| Mutex::new(Some(lane))).collect();
+    let next = AtomicUsize::new(0);
+    let times = Mutex::new(Vec::<(Duration, String)>::new());
+    thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                while let Some(lane) = lanes.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let Some((name, work)) = lock(lane).take() else { continue };
+                    let begun = Instant::now();
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(tally))) {
+                        tally.lose(&name, format!("the lane could not go on: {}", said(&*panic)));
+                    }
+                    lock(&times).push((begun.elapsed(), name));
+                }
+            });
+        }
+    });
+    let mut times = times.into_inner().unwrap_or_else(PoisonError::into_inner);
+    times.sort();
+    for (took, name) in times.iter().rev().take(6) {
+        crate::tell(&format!("campaign: {}:   {took:.1?} in {name}", tally.name));
+    }
 }
 
 #[cfg(test)]

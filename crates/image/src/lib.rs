@@ -49,6 +49,7 @@ mod files;
 mod groups;
 mod ignorefile;
 mod import;
+mod json;
 mod layer;
 mod layercache;
 mod layout;
@@ -61,6 +62,8 @@ mod sbom;
 mod seen;
 mod spec;
 mod tarread;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod tree;
 mod unpack;
 

@@ -119,27 +119,36 @@ pub(crate) struct PrivateEngine {
     /// To ask it.
     pub(crate) engine: Engine,
     folder: PathBuf,
+    program: PathBuf,
     _files: Option<Tmpfs>,
 }
 
 impl PrivateEngine {
     /// Starts it in a folder, which keeps its data.
     pub(crate) fn start(folder: &Path) -> Self {
-        let files = Tmpfs::mount(folder, "size=512m");
-        Self::over(folder.to_owned(), Some(files))
+        Self::start_program(Path::new("dockerd"), folder)
     }
 
-    fn over(folder: PathBuf, files: Option<Tmpfs>) -> Self {
+    /// The same of another `dockerd`, which finds its containerd and the others beside it or in the PATH.
+    pub(crate) fn start_program(program: &Path, folder: &Path) -> Self {
+        let files = Tmpfs::mount(folder, "size=512m");
+        Self::over(program.to_owned(), folder.to_owned(), Some(files))
+    }
+
+    fn over(program: PathBuf, folder: PathBuf, files: Option<Tmpfs>) -> Self {
         let engine = Engine { socket: folder.join("docker.sock") };
         std::fs::write(folder.join("none.json"), "{}").unwrap();
         let log = File::create(folder.join("log")).unwrap();
-        let mut command = Command::new("dockerd");
+        let mut command = Command::new(&program);
+        let beside = program.parent().filter(|parent| parent.is_absolute()).map(Path::to_path_buf);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        command.env("PATH", std::env::join_paths(beside.into_iter().chain(std::env::split_paths(&path))).unwrap());
         command.arg("--data-root").arg(folder.join("data")).arg("--exec-root").arg(folder.join("exec"));
         command.arg("--pidfile").arg(folder.join("docker.pid")).arg("--config-file").arg(folder.join("none.json"));
         command.arg("-H").arg(engine.address()).args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("dockerd does not start: {error}"));
-        let mut private = Self { child, engine, folder, _files: files };
+        let mut private = Self { child, engine, folder, program, _files: files };
         let begun = Instant::now();
         while !private.engine.answers() {
             let said = || std::fs::read_to_string(private.folder.join("log")).unwrap_or_default();
@@ -159,10 +168,10 @@ impl PrivateEngine {
 
     /// Starts it again over the same data.
     pub(crate) fn again(mut self) -> Self {
-        let (folder, files) = (self.folder.clone(), self._files.take());
+        let (program, folder, files) = (self.program.clone(), self.folder.clone(), self._files.take());
         let _ = std::fs::remove_file(folder.join("docker.pid"));
         drop(self);
-        Self::over(folder, files)
+        Self::over(program, folder, files)
     }
 
     /// Its containerd goes with it, and is waited for: a pid file of one that still ends would stop the next start.

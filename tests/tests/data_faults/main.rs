@@ -33,49 +33,10 @@ mod hostile;
 mod network;
 mod rollout;
 
-use e2e::campaign::Tally;
-use std::{
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+use e2e::campaign::{Lane, Tally, side_by_side};
 
 /// Lanes that run at the same time. Most of them wait for timeouts most of the time.
 const LANES: usize = 14;
-
-/// One lane: a sequence of tries that share a project.
-type Lane<'a> = (String, Box<dyn FnOnce(&Tally) + Send + 'a>);
-
-/// Runs lanes side by side; a lane that cannot go on is a loss. The longest come first.
-fn run(tally: &Tally, lanes: Vec<Lane<'_>>) {
-    let lanes: Vec<Mutex<Option<Lane<'_>>>> = lanes.into_iter().map(|lane| Mutex::new(Some(lane))).collect();
-    let next = AtomicUsize::new(0);
-    let times = Mutex::new(Vec::<(Duration, String)>::new());
-    thread::scope(|scope| {
-        for _ in 0..LANES {
-            scope.spawn(|| {
-                while let Some(lane) = lanes.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    let Some((name, work)) = lane.lock().unwrap().take() else { continue };
-                    let begun = Instant::now();
-                    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(tally)));
-                    if let Err(panic) = result {
-                        let why = e2e::campaign::said(&*panic);
-                        tally.lose(&name, format!("the lane could not go on: {why}"));
-                    }
-                    times.lock().unwrap().push((begun.elapsed(), name));
-                }
-            });
-        }
-    });
-    let mut times = times.into_inner().unwrap();
-    times.sort();
-    for (took, name) in times.iter().rev().take(6) {
-        e2e::tell(&format!("campaign: faults:   {took:.1?} in {name}"));
-    }
-}
 
 #[test]
 fn storage_faults() {
@@ -93,7 +54,7 @@ fn storage_faults() {
         lanes.retain(|(name, _)| name.starts_with(&format!("row {only:0>2}")));
         assert!(!lanes.is_empty(), "SEALIFT_TEST_ROW={only} is no row of this campaign");
     }
-    run(&tally, lanes);
+    side_by_side(&tally, lanes, LANES);
     tally.hold("row 12 cut", "what all of them left in the server", || servers.tidy());
     let must = [2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 20, 21, 22].map(|row| format!("row {row:02}"));
     let must: Vec<&str> = must.iter().map(String::as_str).filter(|row| only.is_none() && possible(row)).collect();

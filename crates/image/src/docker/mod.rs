@@ -457,6 +457,13 @@ fn default_address() -> String {
     }
 }
 
+/// Reads a Dockerfile and looks for steps in it: an entry for fuzzing. Lines that are found are lines that it has.
+#[cfg(feature = "testing")]
+pub(crate) fn dockerfile_lines(text: &str, steps: &[&str]) -> Vec<usize> {
+    let file = Dockerfile::parse(text);
+    steps.iter().flat_map(|step| [file.line_of_vertex(step), file.line_of_step(step)]).flatten().collect()
+}
+
 /// An error with what caused it: the outer ones of HTTP clients say little.
 pub(crate) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

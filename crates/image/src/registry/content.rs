@@ -68,6 +68,7 @@ impl Document {
         if bytes.len() as u64 > MAX_DOCUMENT {
             return Err(format!("is larger than {MAX_DOCUMENT} bytes"));
         }
+        crate::json::check(&bytes).map_err(|error| format!("is JSON that is not understood: {error}"))?;
         let wire: Wire =
             serde_json::from_slice(&bytes).map_err(|error| format!("is JSON that is not understood: {error}"))?;
         if wire.schema_version != 2 {
@@ -240,7 +241,7 @@ mod tests {
             (typed.as_str(), None, "does not have the fields"),
             (both.as_str(), None, "does not have the fields"),
             (twice.as_str(), None, "duplicate field"),
-            (deep.as_str(), None, "does not have the fields"),
+            (deep.as_str(), None, "recursion limit"),
             (many.as_str(), None, "more than 1000"),
             (r#"{"schemaVersion":1}"#, None, "schema 1"),
             ("", None, "not understood"),

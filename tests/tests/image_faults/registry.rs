@@ -1,0 +1,367 @@
+//! Rows 18 and 19: a registry that dies in the middle of a push, and one whose tags are moved afterwards.
+
+use crate::common::{self, network::exchange, objects, refused};
+use e2e::{
+    Project, Settings,
+    campaign::{Lane, Random, Tally},
+};
+use serde_json::Value;
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+const DIES: &str = "row 18 a dying registry";
+const MOVED: &str = "row 19 moved tags";
+/// Pushes that die.
+const DEATHS: u64 = 12;
+const ACCEPT: &str = "accept: application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json\r\n";
+
+pub(crate) fn lanes() -> Vec<Lane<'static>> {
+    let Some(program) = common::testbed("SEALIFT_TEST_REGISTRY_PROGRAM") else { return Vec::new() };
+    let again = program.clone();
+    let dies = move |tally: &Tally| dies(tally, &program);
+    let moved = move |tally: &Tally| moved(tally, &again);
+    vec![(DIES.to_owned(), Box::new(dies)), (MOVED.to_owned(), Box::new(moved))]
+}
+
+/// A registry of this test, over a folder that stays.
+struct Registry {
+    program: String,
+    folder: PathBuf,
+    port: u16,
+    child: Arc<Mutex<Child>>,
+}
+
+impl Registry {
+    fn start(program: &str, folder: &Path) -> Self {
+        fs::create_dir_all(folder.join("data")).unwrap();
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let config = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
+             http:\n  addr: 127.0.0.1:{port}\n",
+            folder.join("data").display()
+        );
+        fs::write(folder.join("config.yml"), config).unwrap();
+        let child = Arc::new(Mutex::new(Self::spawn(program, folder)));
+        let registry = Self { program: program.to_owned(), folder: folder.to_owned(), port, child };
+        registry.ready();
+        registry
+    }
+
+    fn spawn(program: &str, folder: &Path) -> Child {
+        let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
+        let mut command = Command::new(program);
+        command.arg("serve").arg(folder.join("config.yml")).env("OTEL_TRACES_EXPORTER", "none");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    }
+
+    fn ready(&self) {
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let said = || fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            assert!(begun.elapsed() < Duration::from_secs(30), "the registry does not answer:\n{}", said());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn again(&self) {
+        let mut child = self.child.lock().unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+        *child = Self::spawn(&self.program, &self.folder);
+        drop(child);
+        self.ready();
+    }
+
+    /// Digest and status of what a tag names.
+    fn head(&self, repository: &str, reference: &str) -> (u16, String) {
+        let first = format!("HEAD /v2/{repository}/manifests/{reference}");
+        let (status, head, _) = exchange(self.port, &first, ACCEPT, b"");
+        let digest = head
+            .lines()
+            .find_map(|line| line.to_ascii_lowercase().strip_prefix("docker-content-digest: ").map(str::to_owned));
+        (status, digest.unwrap_or_default())
+    }
+
+    /// Everything that the image of a visible tag names is there.
+    fn whole(&self, repository: &str, tag: &str) {
+        let (status, _, body) = exchange(self.port, &format!("GET /v2/{repository}/manifests/{tag}"), ACCEPT, b"");
+        assert_eq!(status, 200, "{tag}");
+        let manifest: Value = serde_json::from_slice(&body).unwrap();
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        for descriptor in layers.chain([&manifest["config"]]) {
+            let digest = descriptor["digest"].as_str().unwrap();
+            let (status, ..) = exchange(self.port, &format!("HEAD /v2/{repository}/blobs/{digest}"), "", b"");
+            assert_eq!(status, 200, "tag {tag} names {digest}, which is not there");
+        }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let mut child = self.child.lock().unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// A proxy before the registry that kills it after so many bytes of requests, and is as dead as it until it is revived.
+struct Mortal {
+    port: u16,
+    passed: Arc<AtomicU64>,
+    dies_at: Arc<AtomicU64>,
+    dead: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Mortal {
+    fn before(registry: &Registry) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let proxy = Self {
+            port: listener.local_addr().unwrap().port(),
+            passed: Arc::default(),
+            dies_at: Arc::new(AtomicU64::new(u64::MAX)),
+            dead: Arc::default(),
+            ended: Arc::default(),
+        };
+        let (passed, dies_at) = (proxy.passed.clone(), proxy.dies_at.clone());
+        let (dead, ended) = (proxy.dead.clone(), proxy.ended.clone());
+        let (to, child) = (registry.port, registry.child.clone());
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if ended.load(Ordering::SeqCst) {
+                    return;
+                }
+                if dead.load(Ordering::SeqCst) {
+                    let _ = client.shutdown(Shutdown::Both);
+                    continue;
+                }
+                let (passed, dies_at, dead, child) = (passed.clone(), dies_at.clone(), dead.clone(), child.clone());
+                thread::spawn(move || drop(carry(&client, to, &passed, &dies_at, &dead, &child)));
+            }
+        });
+        proxy
+    }
+
+    fn dies_at(&self, byte: u64) {
+        self.passed.store(0, Ordering::SeqCst);
+        self.dies_at.store(byte, Ordering::SeqCst);
+        self.dead.store(false, Ordering::SeqCst);
+    }
+
+    fn passed(&self) -> u64 {
+        self.passed.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+fn carry(
+    client: &TcpStream,
+    to: u16,
+    passed: &AtomicU64,
+    dies_at: &AtomicU64,
+    dead: &AtomicBool,
+    child: &Mutex<Child>,
+) -> std::io::Result<()> {
+    client.set_nodelay(true)?;
+    let server = TcpStream::connect(("127.0.0.1", to))?;
+    server.set_nodelay(true)?;
+    let (mut answers, mut back) = (server.try_clone()?, client.try_clone()?);
+    thread::spawn(move || {
+        let _ = std::io::copy(&mut answers, &mut back);
+        let _ = back.shutdown(Shutdown::Both);
+    });
+    let (mut from, mut into) = (client.try_clone()?, server);
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let before = passed.fetch_add(count as u64, Ordering::SeqCst);
+        let limit = dies_at.load(Ordering::SeqCst);
+        if before + count as u64 > limit || dead.load(Ordering::SeqCst) {
+            dead.store(true, Ordering::SeqCst);
+            let some = usize::try_from(limit.saturating_sub(before)).unwrap_or(0).min(count);
+            let _ = into.write_all(&buffer[..some]);
+            let mut child = child.lock().unwrap();
+            let _ = child.kill();
+            let _ = child.wait();
+            let _ = client.shutdown(Shutdown::Both);
+            break;
+        }
+        into.write_all(&buffer[..count])?;
+    }
+    into.shutdown(Shutdown::Both)
+}
+
+/// A project whose image has some layers that no compression makes smaller, pushed to `repository`.
+fn project(random: &mut Random) -> Project {
+    let mut project = Project::service_with(Settings { gate: false, ..Settings::default() });
+    let mut files = String::from("{ from = \"build/service\", to = \"/service\", mode = \"0755\" }");
+    for part in 0..3 {
+        project.write(&format!("build/part-{part}"), random.bytes(200_000));
+        files.push_str(&format!(", {{ from = \"build/part-{part}\", to = \"/part-{part}\" }}"));
+    }
+    // The version is in the image, so that each version is another image.
+    files.push_str(", { from = \"pyproject.toml\", to = \"/version\" }");
+    project.settings.build = format!("builder = \"oci\"\nfiles = [{files}]\nentrypoint = [\"/service\"]");
+    project.configure();
+    project.commit("Large files");
+    project
+}
+
+fn pushed_to(project: &mut Project, address: &str, repository: &str, version: &str) {
+    project.settings.more =
+        format!("\n[component.svc.image]\nrepository = \"{address}/{repository}\"\ninsecure = true\n");
+    project.version(version);
+    project.configure();
+    project.commit(version);
+}
+
+fn sealed(project: &Project, version: &str) -> String {
+    let manifest = project.json(["explain", &format!("svc@{version}")]).ok().result()["manifest"].clone();
+    manifest.pointer("/images/linux~1amd64/manifest").and_then(Value::as_str).unwrap().to_owned()
+}
+
+/// Row 18.
+fn dies(tally: &Tally, program: &str) {
+    let mut random = Random::new(tally.seed, 1800);
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::start(program, folder.path());
+    let proxy = Mortal::before(&registry);
+    let address = format!("127.0.0.1:{}", proxy.port);
+    let mut project = project(&mut random);
+    pushed_to(&mut project, &address, "team/clean", "1.0.0");
+    proxy.dies_at(u64::MAX);
+    project.run(["release", "cut"]).ok();
+    let total = proxy.passed();
+    assert!(total > 600_000, "a push is of {total} bytes only");
+    let (mut struck, mut repeated) = (0, Vec::new());
+    for try_ in 0..DEATHS {
+        if tally.given_up(DIES) {
+            return;
+        }
+        // The heads of the first requests, then somewhere in each twelfth of the push.
+        let byte = if try_ == 0 { 10 } else { total * try_ / DEATHS + random.below(total / DEATHS) };
+        let (repository, version) = (format!("team/try-{try_}"), format!("1.0.{}", try_ + 1));
+        pushed_to(&mut project, &address, &repository, &version);
+        let before = objects::keys(&project.store_folder(), "releases/").len();
+        proxy.dies_at(byte);
+        let run = project.run(["release", "cut"]);
+        let died = proxy.dead.load(Ordering::SeqCst);
+        registry.again();
+        proxy.dies_at(u64::MAX);
+        if !died {
+            // Pushes differ by some bytes of heads; only the last may get away with it.
+            tally.hold(DIES, format!("byte {byte} of {total} is never reached"), || {
+                run.ok();
+                assert_eq!(try_, DEATHS - 1);
+            });
+            continue;
+        }
+        struck += 1;
+        let marks = tags(&version);
+        tally.attempt(DIES, format!("death at byte {byte} of {total}"), || {
+            refused(&run, 69).says(&[&address]);
+            assert_eq!(objects::keys(&project.store_folder(), "releases/").len(), before, "it was sealed");
+            for mark in &marks {
+                if registry.head(&repository, mark).0 == 200 {
+                    registry.whole(&repository, mark);
+                }
+            }
+            project.run(["release", "cut"]).ok();
+            repeated.push(proxy.passed());
+            assert!(
+                proxy.passed() <= total + 64 * 1024,
+                "{} bytes in the second push, {total} in a whole one",
+                proxy.passed()
+            );
+            let digest = sealed(&project, &version);
+            for mark in &marks {
+                assert_eq!(registry.head(&repository, mark), (200, digest.clone()), "tag {mark}");
+                registry.whole(&repository, mark);
+            }
+            assert_eq!(registry.head(&repository, &digest), (200, digest));
+        });
+    }
+    tally.attempt(DIES, "what was there is not sent again", || {
+        assert!(struck > 6, "only {struck} pushes died");
+        // Blobs go side by side, so that little is whole before the end; but then it is.
+        let least = repeated.iter().min().copied().unwrap_or(total);
+        assert!(least < total * 3 / 4, "at least {least} bytes in the second pushes of {total}: {repeated:?}");
+    });
+}
+
+/// The tags of a version.
+fn tags(version: &str) -> Vec<String> {
+    let mut parts = version.split('.');
+    let (major, minor) = (parts.next().unwrap(), parts.next().unwrap());
+    vec![version.to_owned(), format!("{major}.{minor}"), major.to_owned(), "latest".to_owned()]
+}
+
+/// Row 19.
+fn moved(tally: &Tally, program: &str) {
+    let mut random = Random::new(tally.seed, 1900);
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::start(program, folder.path());
+    let address = format!("127.0.0.1:{}", registry.port);
+    let repository = "team/moved";
+    let mut project = project(&mut random);
+    pushed_to(&mut project, &address, repository, "1.0.0");
+    project.run(["release", "cut"]).ok();
+    let (_, head, old) = exchange(registry.port, &format!("GET /v2/{repository}/manifests/1.0.0"), ACCEPT, b"");
+    let kind = head.lines().find(|line| line.to_ascii_lowercase().starts_with("content-type:")).unwrap().to_owned();
+    let ways = ["all tags moved back", "the version's tag alone", "every manifest deleted", "the registry gone"];
+    for (number, how) in ways.into_iter().enumerate() {
+        if tally.given_up(MOVED) {
+            return;
+        }
+        let version = format!("1.{}.0", number + 1);
+        pushed_to(&mut project, &address, repository, &version);
+        project.run(["release", "cut"]).ok();
+        let digest = sealed(&project, &version);
+        let put = |tag: &str| {
+            let first = format!("PUT /v2/{repository}/manifests/{tag}");
+            assert_eq!(exchange(registry.port, &first, &format!("{kind}\r\n"), &old).0, 201, "{tag}");
+        };
+        match number {
+            0 => tags(&version).iter().for_each(|tag| put(tag)),
+            1 => put(&version),
+            2 => {
+                let first = format!("DELETE /v2/{repository}/manifests/{digest}");
+                assert_eq!(exchange(registry.port, &first, "", b"").0, 202, "{digest}");
+            }
+            _ => {
+                let mut child = registry.child.lock().unwrap();
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        tally.attempt(MOVED, how, || {
+            // Without the cache, so that everything is fetched by its digest.
+            let _ = fs::remove_dir_all(project.path(".sealift/cache/images"));
+            project.run(["deploy", "staging"]).ok();
+            assert_eq!(project.answers("staging").as_deref(), Some(&*version));
+            let release = format!("svc@{version}");
+            project.run(["restore", &release, "--to", &format!("restored-{number}")]).ok();
+            let archive = fs::read(project.path(&format!("restored-{number}/image-linux-amd64.tar"))).unwrap();
+            let hex = digest.trim_start_matches("sha256:").as_bytes();
+            assert!(archive.windows(hex.len()).any(|part| part == hex), "the image is not {digest}");
+            assert_eq!(project.current("staging").components["svc"].release.to_string(), release);
+            fs::remove_dir_all(project.path(&format!("restored-{number}"))).unwrap();
+        });
+    }
+}
