@@ -3,7 +3,7 @@
 //! - Credentials go to the registry's own scheme, host and port, and to its token server: over https, or where the registry itself is
 //!   named insecure and the token server is it or this machine.
 //! - A request that leaves the registry (a redirected blob) carries none, never goes from https to http, and not to
-//!   a link-local address, whatever a name resolves to.
+//!   a link-local address, whatever a name resolves to. (Where a proxy is configured it resolves the names, and only addresses that are written are seen here.)
 //! - Every wait has an end: connecting, an answer, a transfer that stands still, and the whole work.
 
 use super::{
@@ -131,7 +131,10 @@ impl Session {
         let doing = Doing { action: "set up the connection", what: to.repository.clone() };
         let failed = |error: reqwest::Error| doing.failed(reasons(&error), Class::Internal);
         let builder = || {
-            Client::builder()
+            let builder = Client::builder();
+            // As Go's clients do: what is on this machine is not asked for through a proxy.
+            let builder = if repository.is_loopback() { builder.no_proxy() } else { builder };
+            builder
                 .redirect(Policy::none())
                 .connect_timeout(access.patience.connect)
                 .pool_max_idle_per_host(super::TOGETHER * 2)
@@ -630,7 +633,12 @@ pub(crate) fn wished_wait(answer: &Response) -> Option<Duration> {
 
 /// The address that a URL names itself, without a resolver.
 fn literal(url: &Url) -> Option<IpAddr> {
-    url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
+    let name = url.host_str()?.trim_end_matches('.');
+    // RFC 6761: whatever a resolver or a proxy would say.
+    if name == "localhost" || name.ends_with(".localhost") {
+        return Some(IpAddr::from([127, 0, 0, 1]));
+    }
+    name.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 /// Addresses that no registry may send us to: those where a cloud keeps its machine's keys, those of no machine, and this
