@@ -664,7 +664,7 @@ fn cut_after(upstream: &str, socket: &Path, said: &str) -> String {
                         }
                     }
                 };
-                tokio::select! { () = async { tokio::join!(up, down); } => {}, () = cut.cancelled() => {} }
+                tokio::select! { () = async { drop(tokio::join!(up, down)); } => {}, () = cut.cancelled() => {} }
             });
         }
     });

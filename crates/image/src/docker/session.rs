@@ -40,6 +40,7 @@ use futures::{Stream, StreamExt as _};
 use std::{
     collections::BTreeMap,
     io,
+    path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
 };
@@ -77,7 +78,7 @@ pub(super) struct Offer {
 pub(super) async fn serve(offer: Arc<Offer>, transport: Transport) {
     let server = tonic::transport::Server::builder()
         .add_service(HealthServer::new(Healthy))
-        .add_service(AuthServer::new(Logins))
+        .add_service(AuthServer::new(Logins(credentials::default_folder())))
         .add_service(UploadServer::new(Offered(offer.clone())).max_decoding_message_size(LARGEST_MESSAGE))
         .add_service(SecretsServer::new(Offered(offer.clone())))
         .add_service(FileSendServer::new(Offered(offer)).max_decoding_message_size(LARGEST_MESSAGE));
@@ -92,7 +93,8 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 struct Offered(Arc<Offer>);
 struct Healthy;
-struct Logins;
+/// What `docker login` has put into a folder.
+struct Logins(Option<PathBuf>);
 
 #[tonic::async_trait]
 impl Health for Healthy {
@@ -113,8 +115,7 @@ impl Health for Healthy {
 impl Auth for Logins {
     async fn credentials(&self, request: Request<CredentialsRequest>) -> Result<Response<CredentialsResponse>, Status> {
         let host = request.into_inner().host;
-        let folder = credentials::default_folder();
-        let found = credentials::find(folder.as_deref(), None, HELPER_TIMEOUT, &host).await;
+        let found = credentials::find(self.0.as_deref(), None, HELPER_TIMEOUT, &host).await;
         let (username, secret) = match found {
             Ok(Login::Basic(username, secret)) => (username, secret),
             // Without a user name BuildKit takes the secret for a refresh token, as Docker's own client hands it out.
@@ -199,5 +200,67 @@ impl FileSend for Offered {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::config::DockerBuild;
+
+    #[tokio::test]
+    async fn a_registry_gets_its_own_credentials_and_another_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let config =
+            r#"{"auths":{"a.example":{"username":"ada","password":"secret"},"b.example":{"identitytoken":"token"}}}"#;
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        let logins = Logins(Some(folder.path().to_owned()));
+        for (host, username, secret) in
+            [("a.example", "ada", "secret"), ("b.example", "", "token"), ("c.example", "", "")]
+        {
+            let asked = Request::new(CredentialsRequest { host: host.to_owned() });
+            let answer = logins.credentials(asked).await.unwrap().into_inner();
+            assert_eq!((answer.username.as_str(), answer.secret.as_str()), (username, secret), "{host}");
+        }
+        std::fs::write(folder.path().join("config.json"), "{\"auths\": secret").unwrap();
+        let asked = Request::new(CredentialsRequest { host: "a.example".to_owned() });
+        let refused = logins.credentials(asked).await.unwrap_err();
+        assert!(
+            refused.code() == tonic::Code::FailedPrecondition && !refused.message().contains("secret"),
+            "{refused}"
+        );
+    }
+
+    #[tokio::test]
+    async fn only_what_was_offered_is_given() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("Dockerfile"), "FROM scratch").unwrap();
+        let spec = DockerBuild {
+            context: ".".to_owned(),
+            dockerfile: "Dockerfile".to_owned(),
+            target: None,
+            args: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            engine: None,
+            platforms: Vec::new(),
+            secrets: BTreeMap::new(),
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
+            no_cache: false,
+        };
+        let offered = Offered(Arc::new(Offer {
+            context: Arc::new(crate::context::scan(&spec, root.path()).unwrap()),
+            context_path: "/context".to_owned(),
+            secrets: BTreeMap::from([("token".to_owned(), Secret::new("hunter2"))]),
+            image: Mutex::new(None),
+            events: Events::nowhere(),
+            moved: Arc::default(),
+            sendings: Mutex::default(),
+        }));
+        let ask = |id: &str| GetSecretRequest { id: id.to_owned(), ..GetSecretRequest::default() };
+        let token = offered.get_secret(Request::new(ask("token"))).await.unwrap().into_inner();
+        assert_eq!(token.data, b"hunter2");
+        let refused = offered.get_secret(Request::new(ask("other"))).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::NotFound);
     }
 }
