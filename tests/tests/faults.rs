@@ -149,7 +149,8 @@ struct Kind {
 /// Every kind of object that the store of [`full`] has.
 fn kinds(project: &Project) -> Vec<Kind> {
     let store = project.store_folder();
-    let manifest = project.json(["explain", "svc@1.0.0"]).ok().result()["manifest"].clone();
+    let explained = project.json(["explain", "svc@1.0.0"]).ok().result();
+    let manifest = &explained["manifest"];
     let text = |pointer: &str| {
         let value = manifest.pointer(pointer).and_then(|value| value.as_str());
         value.unwrap_or_else(|| panic!("no {pointer} in {manifest:#}")).to_owned()
@@ -169,6 +170,10 @@ fn kinds(project: &Project) -> Vec<Kind> {
     let plans = objects::keys(&store, "blobs/")
         .into_iter()
         .filter(|key| !known.contains(key) && objects::body(&objects::file(&store, key)).starts_with(b"{\""));
+    // Claims, test results and verdicts lie below the image and the bundle that they are about; other releases have theirs.
+    let bundle = explained["digest"].as_str().unwrap();
+    let about =
+        |subject: &str| objects::keys(&store, &format!("attestations/{}/", &blob(subject)["blobs/sha256/".len()..]));
     const VERIFY: &[&str] = &["release", "verify", "svc@1.0.0"];
     const RESTORE: &[&str] = &["restore", "svc@1.0.0", "--to", "restored"];
     let kind = |name, keys: Vec<String>, verb: &'static [&'static str], named| Kind { name, keys, verb, named };
@@ -181,7 +186,8 @@ fn kinds(project: &Project) -> Vec<Kind> {
         kind("model record", objects::keys(&store, "models/"), &["model", "list"], "models/price/"),
         kind("snapshot manifest and layout", objects::keys(&store, "snapshots/"), VERIFY, ""),
         kind("pack", objects::keys(&store, "packs/"), VERIFY, ""),
-        kind("verdict", objects::keys(&store, "attestations/"), &["explain", "svc@1.0.0"], "attestations/"),
+        kind("verdict", about(bundle), &["explain", "svc@1.0.0"], "attestations/"),
+        kind("claim or test result", about(&image), &["explain", "svc@1.0.0"], "attestations/"),
         kind("ledger entry", objects::keys(&store, "ledger/staging/0"), &["audit", "verify"], "entry"),
         kind("ledger head", vec!["ledger/staging/head.json".into()], &["audit", "verify"], "the ledger of staging"),
         kind("current state", vec!["envs/staging/current.json".into()], &["status"], "envs/staging/current.json"),
