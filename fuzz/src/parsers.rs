@@ -31,7 +31,7 @@ pub struct Parser {
     /// How often the driver of the tests runs it.
     pub runs: u32,
     /// Makes changed bytes consistent where a checksum would only hide what is behind it.
-    pub mend: Option<fn(&mut Vec<u8>)>,
+    pub mend: Option<fn(&mut [u8])>,
 }
 
 const JSON: &[&str] = &[
@@ -200,7 +200,7 @@ fn tars() -> Vec<Vec<u8>> {
 }
 
 /// Writes right checksums into what would be headers.
-fn checksums(bytes: &mut Vec<u8>) {
+fn checksums(bytes: &mut [u8]) {
     let mut at = 0;
     while at + 512 <= bytes.len() {
         let header = &mut bytes[at..at + 512];

@@ -97,7 +97,7 @@ impl Layout<'_> {
 
     /// An image's configuration over these layers; `more` is merged into it.
     pub(crate) fn config(&self, layers: &[Vec<u8>], more: Value) -> Value {
-        let identities: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
+        let identities: Vec<Digest> = layers.iter().map(Digest::of).collect();
         let mut config = json!({"architecture": "amd64", "os": "linux", "config": {},
             "rootfs": {"type": "layers", "diff_ids": identities}});
         for (key, value) in more.as_object().into_iter().flatten() {
