@@ -10,7 +10,7 @@
 mod common;
 
 use common::{
-    engine::{Engine, Hold, PrivateEngine},
+    engine::Engine,
     network::{ACCESS, BUCKET, PREFIX, SECRET, Server, exchange, section, section_with},
     objects, outcome, refused, succeed, testbed,
 };
@@ -376,32 +376,4 @@ fn a_release_is_built_and_run_by_a_docker_engine() {
     project.run(["status"]).ok().says("down");
     project.run(["deploy", "staging", "svc@1.1.0"]).ok();
     assert_eq!(project.answers("staging").as_deref(), Some("1.1.0"));
-}
-
-#[test]
-fn an_engine_that_is_killed_in_mid_build_is_a_failure_and_a_later_build_works() {
-    // An engine of the test's own, as no other test may lose its own.
-    if testbed("SEALIFT_TEST_DOCKER").is_none() || !common::root("a private Docker Engine") {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let mut private = PrivateEngine::start(&folder.path().join("engine"));
-    let hold = Hold::before(&private.engine, &folder.path().join("held.sock"));
-    let project = in_docker(&hold.address);
-    hold.arm();
-    let running = project.spawn(["release", "cut"]);
-    let held = hold.wait();
-    private.kill();
-    drop(held);
-    let run = running.wait().fails(69);
-    let said = run.error()["causes"].to_string();
-    assert!(said.contains("ended the build without an image"), "{}", run.told());
-    assert!(run.error()["next"].is_string(), "{}", run.told());
-    assert!(objects::keys(&project.store_folder(), "releases/").is_empty());
-    // It is down, and then it is back.
-    refused(&project.run(["release", "cut"]), 69).says(&["Docker Engine"]).then("sealift doctor");
-    let private = private.again();
-    project.run(["release", "cut"]).ok();
-    project.run(["release", "verify", "svc@1.0.0"]).ok();
-    drop(private);
 }

@@ -140,6 +140,8 @@ pub struct Published {
     pub insecure: bool,
     /// The tags that were given to it.
     pub tags: Vec<String>,
+    /// Whether the release's evidence is attached to it there.
+    pub attached: bool,
 }
 
 /// A file in the store.

@@ -1,6 +1,6 @@
 //! From sources to what is built of them, on this host. Nothing is published here.
 //!
-//! What was built from a clean commit is *kept*: its images and files in the cache, and a note of them beside
+//! What was built from a clean commit is *kept* on this host: its images and files in the cache, and a note of them beside
 //! (`builds/<component>-<version>.json`). A release that is cut again after it died publishes what it had built, byte for byte, because
 //! some of it may be published already and not every builder gives the same bytes twice. The note holds for one commit, one
 //! version and one `[component.NAME.build]`, and everything that it names is hashed before it is believed.
@@ -29,10 +29,12 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
 };
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 /// How many lines of a failed command are shown.
 const TAIL: usize = 20;
+/// How many bytes of a line are told at once.
+const LINE: u64 = 64 << 10;
 /// The clock of a build that is to be reproduced: seconds since 1970 (<https://reproducible-builds.org/specs/source-date-epoch/>).
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
@@ -119,8 +121,14 @@ pub async fn build(workspace: &Workspace, wanted: &[String]) -> Result<Vec<Built
     for component in components {
         let version = version(workspace, component)?;
         let done = build_one(workspace, component, &version, head.as_ref()).await?;
-        if let Some(head) = &head {
-            keep(workspace, head, &done).await?;
+        if let Some(before) = &head {
+            // What was changed while it was built may be in it, also where it was put back since.
+            let mut now = git::head(&workspace.root).await?;
+            now.changed.extend(before.changed.clone());
+            if now.commit != before.commit {
+                now.changed.push("HEAD".to_owned());
+            }
+            keep(workspace, &now, &done).await?;
         }
         built.push(done);
     }
@@ -207,10 +215,14 @@ pub(crate) async fn build_afresh(
     head: &Head,
 ) -> Result<BuiltComponent> {
     let mut component = component.clone();
-    if let Builder::Docker(spec) = &mut component.build.builder {
-        spec.no_cache = true;
+    match &mut component.build.builder {
+        Builder::Docker(spec) => spec.no_cache = true,
+        // What is in the store of Nix is built once more, and must come out the same.
+        Builder::Nix(spec) => spec.rebuild = true,
+        Builder::Oci(_) | Builder::Command(_) | Builder::None => {}
     }
-    build_one(workspace, &component, version, Some(head)).await
+    let layers = tempfile::tempdir().map_err(Error::file("make a folder in", &std::env::temp_dir()))?;
+    build_with(workspace, &component, version, Some(head), layers.path()).await
 }
 
 /// Builds one component from the work tree as it is.
@@ -219,6 +231,17 @@ pub(crate) async fn build_one(
     component: &Component,
     version: &Version,
     head: Option<&Head>,
+) -> Result<BuiltComponent> {
+    build_with(workspace, component, version, head, &workspace.cache().join("layers")).await
+}
+
+/// The same with `layers` for what makes a build of layers quicker.
+async fn build_with(
+    workspace: &Workspace,
+    component: &Component,
+    version: &Version,
+    head: Option<&Head>,
+    layers: &Path,
 ) -> Result<BuiltComponent> {
     let started = workspace.now();
     let folder = workspace.root.join(&component.path);
@@ -243,7 +266,7 @@ pub(crate) async fn build_one(
         started,
         finished: started,
     };
-    if let Some(made) = builder(workspace, component, version, head, temporary.path()).await? {
+    if let Some(made) = builder(workspace, component, version, head, layers, temporary.path()).await? {
         built.materials.extend(made.materials);
         match made.output {
             image::Output::Image(image) => take_image(workspace, &mut built, image, temporary)?,
@@ -287,6 +310,7 @@ async fn builder(
     component: &Component,
     version: &Version,
     head: Option<&Head>,
+    layers: &Path,
     to: &Path,
 ) -> Result<Option<Made>> {
     let folder = workspace.root.join(&component.path);
@@ -303,7 +327,7 @@ async fn builder(
             image::Output::Image(built.doing(doing())?)
         }
         Builder::Oci(spec) => {
-            let cache = workspace.cache().join("layers");
+            let cache = layers.to_owned();
             let base = image::fetch_base(spec, &cache, events).await.doing(doing())?;
             let (spec, to, events) = (spec.clone(), to.to_owned(), events.clone());
             let built = blocking(move || {
@@ -361,7 +385,7 @@ impl NixKey {
     }
 }
 
-/// The locked flake and the derivation, as Nix identifies them.
+/// The locked flake, as Nix identifies it.
 fn nix_materials(facts: &image::NixFacts) -> Vec<Material> {
     let text = |field: &str| facts.source.get(field).and_then(Value::as_str).map(str::to_owned);
     let mut materials = Vec::new();
@@ -370,8 +394,6 @@ fn nix_materials(facts: &image::NixFacts) -> Vec<Material> {
         materials
             .push(Material { uri: format!("nix:{place}"), digest: BTreeMap::from([("narHash".to_owned(), hash)]) });
     }
-    let output = BTreeMap::from([("narHash".to_owned(), facts.nar_hash.clone())]);
-    materials.push(Material { uri: format!("nix:{}", facts.deriver), digest: output });
     materials
 }
 
@@ -383,11 +405,19 @@ fn take_image(
     temporary: tempfile::TempDir,
 ) -> Result<()> {
     let layout = layout_path(&workspace.cache(), &image.root());
-    if !layout.exists() {
+    let whole = |layout: &Path| image::reopen(layout).is_ok_and(|there| there.root() == image.root());
+    if !whole(&layout) {
+        // What a crash or a bad disk left there heals here.
+        if layout.exists() {
+            fs::remove_dir_all(&layout).map_err(Error::file("remove", &layout))?;
+        }
         let kept = temporary.keep();
-        if fs::rename(&kept, &layout).is_err() {
-            // A concurrent build of the same image was quicker.
+        if let Err(error) = fs::rename(&kept, &layout) {
             fs::remove_dir_all(&kept).map_err(Error::file("remove", &kept))?;
+            // A concurrent build of the same image may have been quicker.
+            if !whole(&layout) {
+                return Err(Error::file("rename a folder to", &layout)(error));
+            }
         }
     }
     for image in image.platforms {
@@ -449,7 +479,7 @@ fn materials(component: &Component, folder: &Path) -> Result<Vec<Material>> {
     for name in LOCKS {
         let path = folder.join(name);
         if path.is_file() {
-            materials.push(Material::sha256(*name, &digest_of(&path)?));
+            materials.push(Material::sha256(format!("file:{name}"), &digest_of(&path)?));
         }
     }
     Ok(materials)
@@ -501,7 +531,8 @@ async fn lines(workspace: &Workspace, source: &str, stream: Option<impl AsyncRea
     let Some(stream) = stream else { return tail };
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
-    while matches!(reader.read_until(b'\n', &mut line).await, Ok(count) if count > 0) {
+    // A line without an end is told in pieces: it must not fill the memory.
+    while matches!((&mut reader).take(LINE).read_until(b'\n', &mut line).await, Ok(count) if count > 0) {
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
         workspace.events.emit(Event::Output { source: source.to_owned(), line: text.clone() });
         tail.push(text);

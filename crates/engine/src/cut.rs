@@ -151,9 +151,10 @@ pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResul
     });
     let claims = evidence::record(&store, &trusted, &key, &mut offered, &built, &bill.bytes).await?;
     if let (Some(layout), Some(root)) = (&built.layout, offered.root()) {
-        offered.published = publish::destinations(component, &version);
-        let attach = component.attach.then_some((&claims[..], head.committed));
-        publish::push(workspace, layout, &root, &offered.published, attach).await?;
+        let sealed = releases::list(&store, Some(&release.component)).await?;
+        let others: Vec<Version> = sealed.into_iter().map(|release| release.version).collect();
+        offered.published = publish::destinations(component, &version, &others);
+        publish::push(workspace, layout, &root, &offered.published, &claims, head.committed).await?;
     }
     offered.previous = previous(&store, &trusted, &release).await?;
     offered.anchors = anchors(workspace, &store, &trusted).await?;

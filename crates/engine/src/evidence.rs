@@ -107,9 +107,14 @@ pub(crate) async fn record(
         (predicate_type::PROVENANCE, provenance(manifest, built)),
         (predicate_type::SBOM, document),
     ] {
-        let statement =
-            Statement { subjects: subjects.clone(), predicate_type: kind.to_owned(), predicate: predicate.clone() };
-        let known = there.iter().find(|known| same_claim(&known.verified.statement, &statement));
+        // What a build made, and nothing that it was only given, is what its provenance is about.
+        let about_build = kind == predicate_type::PROVENANCE && subjects.iter().any(was_built);
+        let subjects = subjects.iter().filter(|subject| !about_build || was_built(subject)).cloned().collect();
+        let statement = Statement { subjects, predicate_type: kind.to_owned(), predicate: predicate.clone() };
+        let known = there.iter().find(|known| {
+            known.verified.public_key.key_id() == key.public().key_id()
+                && same_claim(&known.verified.statement, &statement)
+        });
         let doing = || format!("record the {} of {}", word(kind), manifest.release);
         let (bundle, bytes) = match known {
             Some(known) => (known.verified.bundle_digest, known.bytes.clone()),
@@ -127,6 +132,11 @@ pub(crate) async fn record(
     }
     manifest.evidence = claims.iter().map(|claim| claim.evidence.clone()).collect();
     Ok(claims)
+}
+
+/// Whether a build made it: `image/…` and `artifact/…` of [`Manifest::subjects`].
+fn was_built(subject: &Subject) -> bool {
+    ["image/", "artifact/"].iter().any(|made| subject.name.starts_with(made))
 }
 
 fn subject(subject: manifest::Subject) -> Subject {
@@ -263,5 +273,11 @@ pub async fn read(store: &Store, evidence: &manifest::Evidence, manifest: &Manif
     let object = store.read(&key).await.doing(format!("read the {kind} of {}", manifest.release))?;
     let object = object
         .ok_or_else(|| Error::not_found(format!("the {kind} of {} is not in the store ({key})", manifest.release)))?;
+    let found = Digest::of(&object.bytes);
+    if found != evidence.bundle {
+        let (release, sealed) = (&manifest.release, evidence.bundle);
+        let message = format!("the {kind} at {key} is the bundle {found}, and {release} was sealed with {sealed}");
+        return Err(Error::Integrity { message });
+    }
     Ok(object.bytes.to_vec())
 }

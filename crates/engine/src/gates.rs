@@ -370,7 +370,9 @@ impl TestRun {
 
     /// Of a smoke test that only says whether all passed, and else why not: a sentence for each request that did not.
     pub fn said(requests: &[HttpRequest], outcome: &std::result::Result<(), String>) -> Self {
-        let fails = |name: &str| outcome.as_ref().is_err_and(|why| why.contains(&format!("{name}: ")));
+        let fails = |name: &str| {
+            outcome.as_ref().is_err_and(|why| why.split("; ").any(|one| one.starts_with(&format!("{name}: "))))
+        };
         let (failed, passed) = requests.iter().map(|request| request.name.clone()).partition(|name| fails(name));
         match outcome {
             // What failed is not known by name: then nothing is known to have passed.

@@ -16,8 +16,9 @@ use domain::{
     Digest, ReleaseName,
     config::{Component, TagKind},
     event::Unit,
-    manifest::Published,
+    manifest::{self, Published},
 };
+use ledger::{keys::TrustedKeys, statement::predicate_type};
 use semver::Version;
 use serde::Serialize;
 use std::path::Path;
@@ -45,13 +46,14 @@ pub(crate) fn destination(registry: &domain::config::Registry) -> image::Destina
     image::Destination { repository: registry.repository.clone(), insecure: registry.insecure }
 }
 
-/// Where a component's image goes, and under which tags.
-pub(crate) fn destinations(component: &Component, version: &Version) -> Vec<Published> {
-    let tags = tags(version, &component.tags);
+/// Where a component's image goes, and under which tags, when `others` of its versions are sealed already.
+pub(crate) fn destinations(component: &Component, version: &Version, others: &[Version]) -> Vec<Published> {
+    let tags = tags(version, &component.tags, others);
     let published = |registry: &domain::config::Registry| Published {
         repository: registry.repository.clone(),
         insecure: registry.insecure,
         tags: tags.clone(),
+        attached: component.attach,
     };
     component.registries.iter().map(published).collect()
 }
@@ -62,9 +64,11 @@ pub(crate) async fn push(
     layout: &Path,
     root: &Digest,
     to: &[Published],
-    attach: Option<(&[Claim], jiff::Timestamp)>,
+    claims: &[Claim],
+    created: jiff::Timestamp,
 ) -> Result<Vec<image::Pushed>> {
     let Some(tags) = to.first().map(|published| published.tags.clone()) else { return Ok(Vec::new()) };
+    let attached: Vec<bool> = to.iter().map(|published| published.attached).collect();
     let to: Vec<image::Destination> = to
         .iter()
         .map(|Published { repository, insecure, .. }| image::Destination {
@@ -78,36 +82,43 @@ pub(crate) async fn push(
     }
     let doing = || format!("push the image {root}");
     let pushed = image::publish(layout, &to, &[], &workspace.events).await.doing(doing())?;
-    if let Some((claims, created)) = attach {
-        let attachments: Vec<image::Attachment> = claims
-            .iter()
-            .map(|claim| image::Attachment {
-                bytes: claim.bytes.clone(),
-                predicate_type: claim.evidence.predicate_type.clone(),
-                created,
-            })
-            .collect();
-        for destination in &to {
-            let doing = format!("attach the evidence to {}@{root}", destination.repository);
-            image::attach(destination, root, &attachments, &workspace.events).await.doing(doing)?;
-        }
+    let attachments: Vec<image::Attachment> = claims
+        .iter()
+        .map(|claim| image::Attachment {
+            bytes: claim.bytes.clone(),
+            predicate_type: claim.evidence.predicate_type.clone(),
+            created,
+        })
+        .collect();
+    for (destination, _) in to.iter().zip(attached).filter(|(_, attached)| *attached) {
+        let doing = format!("attach the evidence to {}@{root}", destination.repository);
+        image::attach(destination, root, &attachments, &workspace.events).await.doing(doing)?;
     }
     image::publish(layout, &to, &tags, &workspace.events).await.doing(doing())?;
     Ok(pushed)
 }
 
-/// `X.Y.Z`, `X.Y`, `X`, `latest`, as the configuration says; a prerelease only its own.
-fn tags(version: &Version, kinds: &[TagKind]) -> Vec<String> {
+/// `X.Y.Z`, `X.Y`, `X`, `latest`, as the configuration says; a prerelease only its own. A moving tag never goes back: where a later
+/// version of its kind is sealed, that one keeps it.
+fn tags(version: &Version, kinds: &[TagKind], others: &[Version]) -> Vec<String> {
     let Version { major, minor, .. } = version;
-    let of_release = |kind: &&TagKind| version.pre.is_empty() || **kind == TagKind::Version;
-    let kinds = kinds.iter().filter(of_release);
+    let later = |same: &dyn Fn(&Version) -> bool| {
+        others.iter().any(|other| other.pre.is_empty() && other > version && same(other))
+    };
+    let gets = |kind: &&TagKind| match kind {
+        TagKind::Version => true,
+        _ if !version.pre.is_empty() => false,
+        TagKind::Minor => !later(&|other| (other.major, other.minor) == (*major, *minor)),
+        TagKind::Major => !later(&|other| other.major == *major),
+        TagKind::Latest => !later(&|_| true),
+    };
     let tag = |kind: &TagKind| match kind {
         TagKind::Version => version.to_string(),
         TagKind::Minor => format!("{major}.{minor}"),
         TagKind::Major => major.to_string(),
         TagKind::Latest => "latest".to_owned(),
     };
-    kinds.map(tag).collect()
+    kinds.iter().filter(gets).map(tag).collect()
 }
 
 /// What came of publishing a release again.
@@ -134,9 +145,26 @@ pub struct Arrived {
     pub there: u64,
 }
 
+/// What was found out about a release since it was sealed: test results and verdicts of gates that are about its image too.
+async fn later_claims(store: &Store, trusted: &TrustedKeys, root: &Digest, release: &Digest) -> Result<Vec<Claim>> {
+    let mut claims = Vec::new();
+    for place in [root, release] {
+        for found in evidence::about_subject(store, trusted, place).await? {
+            let predicate_type = found.verified.statement.predicate_type.clone();
+            let later = [predicate_type::TEST_RESULT, predicate_type::GATE_VERDICT].contains(&predicate_type.as_str());
+            if later && found.verified.require_subject(*root).is_ok() {
+                let evidence =
+                    manifest::Evidence { predicate_type, subject: *root, bundle: found.verified.bundle_digest };
+                claims.push(Claim { evidence, bytes: found.bytes });
+            }
+        }
+    }
+    Ok(claims)
+}
+
 /// Publishes a sealed release out of the store: to the registries that it was sealed for, and those of the configuration that are new.
 ///
-/// Moving tags are left as they are where a later release may have them: only the tag of the version is written.
+/// Test results and verdicts that came later are attached with the evidence that it was sealed with. Moving tags are left as they are where a later release may have them: only the tag of the version is written.
 pub async fn republish(workspace: &Workspace, store: &Store, release: &ReleaseName) -> Result<Republished> {
     let trusted = workspace.trusted_keys()?;
     let sealed = releases::read(store, &trusted, release).await?;
@@ -149,7 +177,7 @@ pub async fn republish(workspace: &Workspace, store: &Store, release: &ReleaseNa
     let mut to: Vec<Published> = manifest.published.clone();
     if let Some(component) = workspace.config.components.get(&release.component) {
         let known = |new: &Published| to.iter().all(|old| old.repository != new.repository);
-        let new: Vec<Published> = destinations(component, &release.version).into_iter().filter(known).collect();
+        let new: Vec<Published> = destinations(component, &release.version, &[]).into_iter().filter(known).collect();
         to.extend(new);
     }
     if to.is_empty() {
@@ -158,8 +186,14 @@ pub async fn republish(workspace: &Workspace, store: &Store, release: &ReleaseNa
             next: Some(format!("write [component.{}.image] in Sealift.toml", release.component)),
         });
     }
+    let component = workspace.config.components.get(&release.component);
     for published in &mut to {
         published.tags.clone_from(&version_tag);
+        // How a registry is spoken to is what the configuration says today.
+        let today = component.and_then(|it| it.registries.iter().find(|one| one.repository == published.repository));
+        if let Some(today) = today {
+            published.insecure = today.insecure;
+        }
     }
     let name = release.to_string();
     let layout = artifacts::fetch_image(store, &workspace.cache(), &root, &name, &workspace.events).await?;
@@ -169,7 +203,8 @@ pub async fn republish(workspace: &Workspace, store: &Store, release: &ReleaseNa
         evidence::check(evidence, &bytes, &evidence::key(&evidence.subject, &evidence.bundle), &trusted, manifest)?;
         claims.push(Claim { evidence: evidence.clone(), bytes });
     }
-    let pushed = push(workspace, &layout, &root, &to, Some((&claims, manifest.source.committed))).await?;
+    claims.extend(later_claims(store, &trusted, &root, &sealed.digest).await?);
+    let pushed = push(workspace, &layout, &root, &to, &claims, manifest.source.committed).await?;
     let registries = to
         .into_iter()
         .zip(pushed)

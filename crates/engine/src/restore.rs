@@ -50,8 +50,9 @@ pub async fn restore(
     to: &Path,
     events: &Events,
 ) -> Result<Restored> {
-    let occupied =
-        to.symlink_metadata().is_ok() && fs::read_dir(to).map_or(true, |mut entries| entries.next().is_some());
+    let there = to.symlink_metadata().ok();
+    let occupied = there
+        .is_some_and(|there| !there.is_dir() || fs::read_dir(to).map_or(true, |mut entries| entries.next().is_some()));
     if occupied {
         return Err(Error::BadInput {
             message: format!("{} exists and is not an empty folder; nothing was written", to.display()),
@@ -209,13 +210,22 @@ impl Restoring<'_> {
         self.data().await?;
         self.images().await?;
         self.run_script()?;
-        let sums: String = self.sums.iter().map(|(path, digest)| format!("{}  {path}\n", digest.hex())).collect();
+        let sums: String = self.sums.iter().map(|(path, digest)| sum_line(path, digest)).collect();
         let path = self.root.join("SHA256SUMS");
         fs::write(&path, sums).map_err(Error::file("write", &path))
     }
 
+    /// A path of the release, which must not leave the folder.
+    fn inside(&self, path: &str) -> Result<PathBuf> {
+        if Path::new(path).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+            let message = format!("{path:?} of {} would leave the folder", self.sealed.manifest.release);
+            return Err(Error::Integrity { message });
+        }
+        Ok(self.root.join(path))
+    }
+
     fn write(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
-        let full = self.root.join(path);
+        let full = self.inside(path)?;
         let parent = full.parent().unwrap_or(self.root);
         fs::create_dir_all(parent).map_err(Error::file("make the folder", parent))?;
         fs::write(&full, bytes).map_err(Error::file("write", &full))?;
@@ -224,12 +234,7 @@ impl Restoring<'_> {
     }
 
     async fn blob(&mut self, path: &str, digest: &Digest, what: &str) -> Result<()> {
-        let full = self.root.join(path);
-        if Path::new(path).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
-            return Err(Error::Integrity {
-                message: format!("{path:?} of {} would leave the folder", self.sealed.manifest.release),
-            });
-        }
+        let full = self.inside(path)?;
         let parent = full.parent().unwrap_or(self.root);
         fs::create_dir_all(parent).map_err(Error::file("make the folder", parent))?;
         self.bytes += self.store.get_file(Family::Blob, digest, &full, None).await.doing(format!("restore {what}"))?;
@@ -276,7 +281,9 @@ impl Restoring<'_> {
             let rootfs = (*platform == crate::platform()).then(|| self.root.join("rootfs"));
             let reference =
                 format!("{}:{}", self.sealed.manifest.release.component, self.sealed.manifest.release.version);
-            let made = blocking(move || -> Result<(Digest, Vec<String>)> {
+            let root = self.root.to_owned();
+            let made = blocking(move || -> Result<(Digest, Vec<String>, BTreeMap<String, Digest>)> {
+                let mut files = BTreeMap::new();
                 let file = fs::File::create(&path).map_err(Error::file("create", &path))?;
                 image::docker_archive(&layout, Some(&reference), std::io::BufWriter::new(file))
                     .doing("write the image's archive")?;
@@ -286,10 +293,12 @@ impl Restoring<'_> {
                     let unpacked =
                         image::unpack(&layout, &rootfs, &image::Limits::default()).doing("unpack the image")?;
                     entry = [unpacked.entrypoint, unpacked.cmd].concat();
+                    files = sums(&root, &rootfs)?;
                 }
-                Ok((digest_of(&path)?, entry))
+                Ok((digest_of(&path)?, entry, files))
             });
-            let (digest, entry) = made.await??;
+            let (digest, entry, files) = made.await??;
+            self.sums.extend(files);
             self.entry.extend(entry);
             self.bytes += image.bytes;
             self.sums.insert(name, digest);
@@ -322,8 +331,8 @@ impl Restoring<'_> {
             );
         }
         let _ = writeln!(script, "exec {command} \"$@\"");
+        self.write("run.sh", script.as_bytes())?;
         let path = self.root.join("run.sh");
-        fs::write(&path, &script).map_err(Error::file("write", &path))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(Error::file("set the mode of", &path))
     }
 
@@ -393,13 +402,26 @@ pub(crate) fn model_file(manifest: &Manifest, name: &domain::Name) -> String {
     format!("models/{name}/{}", file.unwrap_or_else(|| name.to_string()))
 }
 
+/// A word for a shell: as it is where that is safe, else quoted.
+pub(crate) fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-@:+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { quote(word) }
+}
+
 fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
+/// A line of `sha256sum`: a name with a line break or a backslash is escaped, and the line begins with one then.
+fn sum_line(path: &str, digest: &Digest) -> String {
+    let escaped = path.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
+    let mark = if escaped == path { "" } else { "\\" };
+    format!("{mark}{}  {escaped}\n", digest.hex())
+}
+
 /// Digests of all regular files below a folder, by path relative to the root. Names that are not UTF-8 are left out of
 /// `SHA256SUMS`: the snapshot's manifest has verified them already.
-fn sums(root: &Path, folder: &Path) -> Result<BTreeMap<String, Digest>> {
+pub(crate) fn sums(root: &Path, folder: &Path) -> Result<BTreeMap<String, Digest>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     if folder.is_file() {

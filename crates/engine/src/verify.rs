@@ -140,7 +140,7 @@ fn verified(sealed: Sealed, checked: Vec<Checked>, evidence: Vec<evidence::Check
         evidence,
         registries: Vec::new(),
         rebuilt: None,
-        commands: commands(&sealed.manifest, &sealed.signer, "deploy/keys"),
+        commands: commands(&sealed.manifest, &format!("deploy/keys/{}.pub", sealed.signer)),
         manifest: sealed.manifest,
     }
 }
@@ -153,7 +153,7 @@ async fn registry(
     events: &Events,
 ) -> Result<RegistryVerified> {
     let release = &manifest.release;
-    let Published { repository, insecure, tags } = published;
+    let Published { repository, insecure, tags, .. } = published;
     let to = image::Destination { repository: repository.clone(), insecure: *insecure };
     let root = manifest.root().ok_or_else(|| Error::Internal { message: format!("{release} has no image") })?;
     let doing = || format!("verify {release} in {repository}");
@@ -169,8 +169,12 @@ async fn registry(
     for tag in tags {
         match image::resolve(&to, tag).await.doing(doing())? {
             Some(digest) if digest == root => right.push(tag.clone()),
-            is => {
-                let is = is.map_or_else(|| "nothing".to_owned(), |is| is.to_string());
+            None if *tag == release.version.to_string() => {
+                let message = format!("{repository} has no tag {tag} for {release}");
+                return Err(Error::NotFound { message, next: again() });
+            }
+            None => moved.push(format!("{tag} (gone)")),
+            Some(is) => {
                 if *tag == release.version.to_string() {
                     let message =
                         format!("the tag {repository}:{tag} points to {is}, and {release} was sealed with {root}");
@@ -191,7 +195,7 @@ async fn registry(
         let message = format!("{repository}@{root} holds other images than {release} was sealed with");
         return Err(Error::Integrity { message });
     }
-    let attached = attached(manifest, &to, root, trusted).await?;
+    let attached = if published.attached { attached(manifest, &to, root, trusted).await? } else { Vec::new() };
     let (digest, bytes) = (root, pulled.bytes);
     Ok(RegistryVerified { repository: repository.clone(), digest, bytes, tags: right, moved, attached })
 }
@@ -320,14 +324,52 @@ async fn archive(folder: &Path, platform: &str, image: &manifest::Image, of: &Ma
     let temporary = tempfile::tempdir().map_err(Error::file("make a folder in", &std::env::temp_dir()))?;
     let (archive, to) = (full.clone(), temporary.path().join("layout"));
     let imported = blocking(move || image::import_docker_archive(&archive, &to)).await?;
-    let imported = imported.doing(format!("verify {}", full.display()))?;
+    let imported = imported.map_err(|error| torn(&full, error))?;
     if imported.config != image.config {
         let (is, release) = (imported.config, &of.release);
         let message =
             format!("{} holds the image {is}, and {release} was sealed with {}", full.display(), image.config);
         return Err(Error::Integrity { message });
     }
+    // Engines with a containerd store read the other half of the archive.
+    let (again, to) = (full.clone(), temporary.path().join("oci"));
+    let loaded = blocking(move || image::import_oci_archive(&again, &to)).await?.map_err(|error| torn(&full, error))?;
+    if loaded.root() != image.manifest {
+        let (is, release) = (loaded.root(), &of.release);
+        let message = format!(
+            "{} holds the image {is} as well, and {release} was sealed with {}",
+            full.display(),
+            image.manifest
+        );
+        return Err(Error::Integrity { message });
+    }
+    let rootfs = folder.join("rootfs");
+    if *platform == crate::platform() && rootfs.is_dir() {
+        let (layout, root) = (temporary.path().join("layout"), temporary.path().to_owned());
+        let folder = folder.to_owned();
+        let same = blocking(move || -> Result<bool> {
+            let unpacked = root.join("rootfs");
+            fs::create_dir(&unpacked).map_err(Error::file("make the folder", &unpacked))?;
+            image::unpack(&layout, &unpacked, &image::Limits::default()).doing("unpack the image")?;
+            Ok(restore::sums(&root, &unpacked)? == restore::sums(&folder, &folder.join("rootfs"))?)
+        });
+        if !same.await?? {
+            let message = format!("{} is not the image that {} was sealed with", rootfs.display(), of.release);
+            return Err(Error::Integrity { message });
+        }
+    }
     Ok(Checked { name: format!("image/{} ({path})", platform.replace('/', "-")), digest: image.config, bytes })
+}
+
+/// An archive that cannot be read was whole when it was restored.
+fn torn(archive: &Path, error: image::Error) -> Error {
+    match error.class() {
+        domain::Class::BadInput | domain::Class::Integrity => {
+            let message = format!("{} is not the archive that was restored: {error}", archive.display());
+            Error::Integrity { message }
+        }
+        _ => Error::Failed { doing: format!("verify {}", archive.display()), cause: error.into() },
+    }
 }
 
 async fn data_set(
@@ -356,7 +398,8 @@ async fn data_set(
 
 /// Builds a release again from the work tree, which must be at its commit, and refuses any difference by naming the first file.
 ///
-/// Nothing that was built before is taken for it: no note of a build, and no cache of an engine.
+/// Nothing that was built before is taken for it: no note of a build, no layers of ours, no cache of an engine; what Nix has is built once
+/// more. What `prepare` and a `command` keep between two runs is theirs.
 pub async fn rebuild(workspace: &Workspace, store: &Store, found: &ReleaseVerified) -> Result<Rebuilt> {
     let (manifest, release) = (&found.manifest, &found.release);
     let head = git::head(&workspace.root).await?;
@@ -393,6 +436,20 @@ pub async fn rebuild(workspace: &Workspace, store: &Store, found: &ReleaseVerifi
             }
         }
     }
+    let new_image = built.images.keys().find(|platform| !manifest.images.contains_key(*platform));
+    let new_file = built.artifacts.keys().find(|path| !manifest.artifacts.contains_key(*path));
+    if let Some(more) = new_image.or(new_file) {
+        let message = format!("{release} built again differs: it has {more}, which was not sealed");
+        return Err(Error::Integrity { message });
+    }
+    let index = |index: &Option<manifest::File>| index.as_ref().map(|index| index.digest);
+    if index(&built.index) != index(&manifest.index) {
+        let message = format!("{release} built again differs: its images are the same, and its image index is another");
+        return Err(Error::Integrity { message });
+    }
+    if same.is_empty() {
+        return Err(Error::bad_input(format!("{release} has neither image nor artifact that could be built again")));
+    }
     Ok(Rebuilt { same, builder: built.builder })
 }
 
@@ -421,18 +478,21 @@ async fn differs(
     Error::Integrity { message }
 }
 
-/// Commands that prove the same without Sealift. `keys` is the folder of the public keys.
-pub fn commands(manifest: &Manifest, signer: &Name, keys: &str) -> Vec<String> {
+/// Commands that prove the same with other people's programs, once a restored folder is there. `key` is the file of the public key.
+pub fn commands(manifest: &Manifest, key: &str) -> Vec<String> {
     let release = &manifest.release;
-    let (key, folder) = (format!("{keys}/{signer}.pub"), format!("out/{release}"));
+    let (key, folder) = (restore::shell_word(key), format!("out/{release}"));
     let mut commands = Vec::new();
     for published in &manifest.published {
         let Some(root) = manifest.root() else { continue };
         let reference = format!("{}@{root}", published.repository);
         let (http, tls) = if published.insecure { (" --allow-http-registry", " --tls-verify=false") } else { ("", "") };
-        commands.push(format!("cosign verify --key {key} --insecure-ignore-tlog=true{http} {reference}"));
+        if published.attached {
+            commands.push(format!("cosign verify --key {key} --insecure-ignore-tlog=true{http} {reference}"));
+        }
         for (kind, word) in [("slsaprovenance1", "provenance"), ("cyclonedx", "sbom")] {
-            if manifest.evidence.iter().any(|claim| evidence::word(&claim.predicate_type) == word) {
+            if published.attached && manifest.evidence.iter().any(|claim| evidence::word(&claim.predicate_type) == word)
+            {
                 commands.push(format!(
                     "cosign verify-attestation --key {key} --insecure-ignore-tlog=true{http} --type {kind} {reference}"
                 ));
@@ -447,7 +507,8 @@ pub fn commands(manifest: &Manifest, signer: &Name, keys: &str) -> Vec<String> {
     if let Some(file) = a_file(manifest) {
         commands.push(format!(
             "cosign verify-blob-attestation --key {key} --bundle {folder}/release.sigstore.json \
-             --insecure-ignore-tlog=true --type urn:sealift:release:v1 {folder}/{file}"
+             --insecure-ignore-tlog=true --type urn:sealift:release:v1 {}",
+            restore::shell_word(&format!("{folder}/{file}"))
         ));
     }
     commands

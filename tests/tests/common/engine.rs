@@ -1,18 +1,13 @@
-//! A Docker Engine over its socket, without any client; a private one that can be killed; and a proxy that holds a build.
+//! A Docker Engine over its socket, without any client; and a private one that can be killed.
 
 use super::Tmpfs;
 use serde_json::Value;
 use std::{
     fs::File,
     io::{Read, Write},
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
     thread,
     time::{Duration, Instant},
 };
@@ -208,74 +203,4 @@ impl Drop for PrivateEngine {
         }
         self.kill_containerd();
     }
-}
-
-/// A socket before an engine's, that can hold a build in the middle: the engine has answered, and the rest of its answer
-/// is kept back until [`Hold::cut`].
-#[derive(Debug)]
-pub(crate) struct Hold {
-    /// Where it listens, `unix://…`.
-    pub(crate) address: String,
-    armed: Arc<AtomicBool>,
-    held: Mutex<mpsc::Receiver<UnixStream>>,
-}
-
-impl Hold {
-    /// Listens at `socket` for the engine.
-    pub(crate) fn before(engine: &Engine, socket: &Path) -> Self {
-        let listener = UnixListener::bind(socket).unwrap();
-        let armed = Arc::new(AtomicBool::new(false));
-        let (sender, held) = mpsc::channel();
-        let (to, arm) = (engine.socket.clone(), armed.clone());
-        // It lives until the test program ends; the socket goes with the test's folder.
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let (to, arm, sender) = (to.clone(), arm.clone(), sender.clone());
-                thread::spawn(move || {
-                    let _ = carry(&client, &to, &arm, &sender);
-                });
-            }
-        });
-        Self { address: format!("unix://{}", socket.display()), armed, held: Mutex::new(held) }
-    }
-
-    /// The next build will be held once the engine has begun to answer.
-    pub(crate) fn arm(&self) {
-        self.armed.store(true, Ordering::SeqCst);
-    }
-
-    /// Waits until a build is held; the connection to whoever asked for it.
-    pub(crate) fn wait(&self) -> UnixStream {
-        self.held.lock().unwrap().recv_timeout(Duration::from_secs(60)).expect("a build begins")
-    }
-}
-
-fn carry(client: &UnixStream, to: &Path, armed: &AtomicBool, held: &mpsc::Sender<UnixStream>) -> std::io::Result<()> {
-    let engine = UnixStream::connect(to)?;
-    let building = Arc::new(AtomicBool::new(false));
-    let (mut from, mut into, noticed) = (client.try_clone()?, engine.try_clone()?, building.clone());
-    thread::spawn(move || {
-        let mut buffer = vec![0; 64 * 1024];
-        while let Ok(count @ 1..) = from.read(&mut buffer) {
-            if buffer[..count].windows(7).any(|word| word == b"/build?") {
-                noticed.store(true, Ordering::SeqCst);
-            }
-            if into.write_all(&buffer[..count]).is_err() {
-                break;
-            }
-        }
-        let _ = into.shutdown(std::net::Shutdown::Write);
-    });
-    let (mut from, mut into) = (engine, client.try_clone()?);
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        into.write_all(&buffer[..count])?;
-        if building.load(Ordering::SeqCst) && armed.swap(false, Ordering::SeqCst) {
-            let _ = held.send(into.try_clone()?);
-            // Reading on without passing it on: the answer ends where it was held.
-            while let Ok(1..) = from.read(&mut buffer) {}
-            break;
-        }
-    }
-    into.shutdown(std::net::Shutdown::Both)
 }

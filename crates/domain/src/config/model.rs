@@ -229,6 +229,16 @@ pub enum Builder {
 }
 
 impl Builder {
+    /// Whether an image comes of it, and not files or nothing.
+    pub fn makes_image(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Docker(_) | Self::Oci(_) => true,
+            Self::Nix(build) => build.output == NixOutput::Image,
+            Self::Command(build) => !matches!(build.output, CommandOutput::Files(_)),
+        }
+    }
+
     /// The word in the configuration.
     pub fn word(&self) -> &'static str {
         match self {

@@ -42,6 +42,10 @@ fn components(config: &Config, reader: &Reader<'_>) {
         references(reader, "data set", &format!("{path}.data"), &component.data, config.data.keys());
         references(reader, "model", &format!("{path}.models"), &component.models, config.models.keys());
         run_section(component, &path, reader);
+        if !component.registries.is_empty() && !component.build.builder.makes_image() {
+            let word = component.build.builder.word();
+            reader.problem(&format!("{path}.image"), format!("has no effect: builder \"{word}\" makes no image here"));
+        }
     }
 }
 

@@ -97,7 +97,7 @@ impl<'a> Examination<'a> {
             release: manifest.release.to_string(),
             repository: self.subjects.repository.to_owned(),
             image,
-            identities: identities(manifest.image(&crate::platform()), manifest.index.as_ref().map(|one| one.digest)),
+            identities: identities(manifest.image(&crate::platform())),
         }
     }
 
@@ -141,9 +141,9 @@ impl<'a> Examination<'a> {
     }
 }
 
-/// What a report may call the image that serves here.
-fn identities(image: Option<&Image>, index: Option<Digest>) -> Vec<Digest> {
-    image.map(|image| [image.manifest, image.config]).into_iter().flatten().chain(index).collect()
+/// What a report may call the image that serves here. An index is none of them: it does not say which of its images was looked at.
+fn identities(image: Option<&Image>) -> Vec<Digest> {
+    image.map(|image| [image.manifest, image.config]).into_iter().flatten().collect()
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {
@@ -184,16 +184,20 @@ pub fn sealed(gates: &BTreeMap<Name, Gate>, repository: &Path) -> Result<BTreeMa
 }
 
 fn allowed(full: &Path, path: &str, gate: &Name) -> Result<Vec<scan::Allow>> {
+    let mend = |message: String| Error::BadInput { message, next: Some(format!("mend {path}, then the same again")) };
     let length = match fs::metadata(full) {
         Ok(data) => data.len(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::not_found(format!("the allow-list {path} of gate {gate} is not there")));
+            return Err(Error::NotFound {
+                message: format!("the allow-list {path} of gate {gate} is not there"),
+                next: Some(format!("write {path}, or remove `allow` from [[gate.{gate}.check]] in Sealift.toml")),
+            });
         }
         Err(source) => return Err(Error::File { action: "read", path: full.to_owned(), source }),
     };
     if length > scan::allow::SIZE_LIMIT as u64 {
-        return Err(Error::bad_input(format!("the allow-list {path} of gate {gate} has {length} bytes")));
+        return Err(mend(format!("the allow-list {path} of gate {gate} has {length} bytes")));
     }
     let text = fs::read_to_string(full).map_err(Error::file("read", full))?;
-    scan::allow::read(&text).map_err(|error| Error::bad_input(format!("the allow-list {path} of gate {gate} {error}")))
+    scan::allow::read(&text).map_err(|error| mend(format!("the allow-list {path} of gate {gate} {error}")))
 }

@@ -42,8 +42,10 @@ impl World {
                 let passed = self.probes.smoke(side, &self.events).await;
                 let (environment, release) = (&plan.environment, &side.release);
                 let tested = Tested { environment, release, bundle: side.digest, image: side.workload.image };
-                gates::attest_tests(self, &tested, &TestRun::said(&side.smoke, &passed)).await?;
+                // A release that failed is taken back, also where its result could not be written down.
+                let recorded = gates::attest_tests(self, &tested, &TestRun::said(&side.smoke, &passed)).await;
                 passed.map_err(|why| unfit(side, format!("failed its smoke requests: {why}")))?;
+                recorded?;
                 Ok(Outcome::Done)
             }
             Step::Switch { which } => self.switch(plan, side(plan, which)?, epoch).await,

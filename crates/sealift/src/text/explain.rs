@@ -114,7 +114,8 @@ fn verdicts(found: &Explanation, paint: &Paint) -> Vec<String> {
         }
     }
     for test in &found.tests {
-        let failed = if test.failed.is_empty() { String::new() } else { format!("; failed: {}", test.failed.join(", ")) };
+        let failed =
+            if test.failed.is_empty() { String::new() } else { format!("; failed: {}", test.failed.join(", ")) };
         lines.push(format!(
             "{} of {} smoke requests passed in {} at {} by {}{failed}",
             test.passed.len(),

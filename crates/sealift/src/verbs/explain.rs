@@ -59,6 +59,6 @@ async fn meant(workspace: &Workspace, store: &engine::Store, reference: &str) ->
 /// How to check a release, with Sealift and without it.
 fn verification(found: &Explanation, keys: &str) -> Vec<String> {
     let mut commands = vec![format!("sealift release verify {}", found.manifest.release)];
-    commands.extend(engine::verify::commands(&found.manifest, &found.signer, keys));
+    commands.extend(engine::verify::commands(&found.manifest, &format!("{keys}/{}.pub", found.signer)));
     commands
 }

@@ -106,15 +106,20 @@ fn sealed(cut: &CutResult) -> String {
 }
 
 async fn verify(shell: &Shell, arguments: &Verify) -> Result<Report> {
+    let mut found = find(shell, arguments).await?;
+    let key = arguments.source.key_file(shell, &found.signer)?;
+    found.commands = verify::commands(&found.manifest, &key);
+    Ok(Report::new(&found, verified(&found)))
+}
+
+async fn find(shell: &Shell, arguments: &Verify) -> Result<ReleaseVerified> {
     let trusted = arguments.source.trusted(shell)?;
     if let Some(bundle) = &arguments.bundle {
         let files: Vec<PathBuf> = arguments.what.iter().map(|file| shell.path(file.as_ref())).collect();
-        let found = verify::verify_files(&shell.path(bundle), &trusted, &files).await?;
-        return Ok(Report::new(&found, verified(&found)));
+        return verify::verify_files(&shell.path(bundle), &trusted, &files).await;
     }
     if let Some(folder) = &arguments.folder {
-        let found = verify::verify_folder(&shell.path(folder), &trusted, &shell.events).await?;
-        return Ok(Report::new(&found, verified(&found)));
+        return verify::verify_folder(&shell.path(folder), &trusted, &shell.events).await;
     }
     let [reference] = &arguments.what[..] else {
         let message = "name one release, a bundle with --bundle FILE, or a restored folder with --folder DIR";
@@ -126,7 +131,7 @@ async fn verify(shell: &Shell, arguments: &Verify) -> Result<Report> {
     if arguments.rebuild {
         found.rebuilt = Some(verify::rebuild(&shell.workspace()?, &store, &found).await?);
     }
-    Ok(Report::new(&found, verified(&found)))
+    Ok(found)
 }
 
 fn verified(found: &ReleaseVerified) -> String {

@@ -69,6 +69,16 @@ impl Source {
         trusted_files(shell, &self.keys)
     }
 
+    /// The file of a trusted key as a person would type it.
+    pub(super) fn key_file(&self, shell: &Shell, signer: &str) -> Result<String> {
+        let typed = self.keys.iter().find(|file| file.file_stem().is_some_and(|stem| stem == signer));
+        if let Some(file) = typed {
+            return Ok(file.display().to_string());
+        }
+        let folder = shell.workspace_if_any()?.map(|workspace| workspace.config.signing.trusted.clone());
+        Ok(format!("{}/{signer}.pub", folder.unwrap_or_else(|| "deploy/keys".to_owned())))
+    }
+
     /// The release that is meant.
     pub(super) async fn resolve(&self, shell: &Shell, store: &Store, text: &str) -> Result<ReleaseName> {
         let configured = if self.store.is_none() { shell.workspace_if_any()? } else { None };

@@ -43,6 +43,8 @@ struct Component {
 #[serde(rename_all = "camelCase")]
 struct Rule {
     id: String,
+    name: Option<String>,
+    short_description: Option<Message>,
     default_configuration: Option<Configuration>,
     #[serde(default)]
     properties: Value,
@@ -210,8 +212,16 @@ fn finding(tool: &Tool, found: &Found) -> Finding {
         package: place.and_then(|place| place.artifact_location.as_ref()?.uri.as_deref()).map(text),
         version: line.map(|line| format!("line {line}")),
         severity: severity(found, rule),
-        title: text(found.message.text.as_deref().unwrap_or_default()),
+        title: text(title(found, rule)),
     }
+}
+
+/// What the rule is about. The message of the finding itself may quote what was found, which may be a secret: it serves only where the rule
+/// says nothing of itself.
+fn title<'a>(found: &'a Found, rule: Option<&'a Rule>) -> &'a str {
+    let said = |words: &'a Option<Message>| words.as_ref().and_then(|words| words.text.as_deref());
+    let of_rule = rule.and_then(|rule| said(&rule.short_description).or(rule.name.as_deref()));
+    of_rule.or(found.message.text.as_deref()).unwrap_or_default()
 }
 
 fn severity(found: &Found, rule: Option<&Rule>) -> Option<Severity> {
