@@ -58,6 +58,9 @@ pub(super) const METHODS: [&str; 4] = [
     "/moby.filesync.v1.FileSend/DiffCopy",
 ];
 
+/// What the engine is told, and then tells us, when the receiver of the image takes no more of it: why is known only here.
+pub(super) const UNWRITTEN: &str = "the image could not be written";
+
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// What there is to be asked for.
@@ -119,7 +122,14 @@ impl Auth for Logins {
         let (username, secret) = match found {
             Ok(Login::Basic(username, secret)) => (username, secret),
             // Without a user name BuildKit takes the secret for a refresh token, as Docker's own client hands it out.
-            Ok(Login::Identity(token) | Login::Bearer(token)) => (String::new(), token),
+            Ok(Login::Identity(token)) => (String::new(), token),
+            // It would go to the token server as a refresh token, which it is not: BuildKit knows no way to be given one.
+            Ok(Login::Bearer(_)) => {
+                let what = format!(
+                    "the login for {host} is a registrytoken, which BuildKit cannot use: run `docker login {host}` with a user name and a password or an access token"
+                );
+                return Err(Status::failed_precondition(what));
+            }
             Ok(Login::Anonymous) => Default::default(),
             Err(error) => return Err(Status::failed_precondition(error.to_string())),
         };
@@ -185,7 +195,7 @@ impl FileSend for Offered {
             return Err(Status::failed_precondition("no image is expected"));
         };
         let mut pieces = request.into_inner();
-        let gone = |_| Status::aborted("the image could not be written");
+        let gone = |_| Status::aborted(UNWRITTEN);
         loop {
             match pieces.message().await {
                 Ok(Some(piece)) => {
@@ -222,6 +232,13 @@ mod tests {
             let answer = logins.credentials(asked).await.unwrap().into_inner();
             assert_eq!((answer.username.as_str(), answer.secret.as_str()), (username, secret), "{host}");
         }
+        let config = r#"{"auths":{"d.example":{"registrytoken":"secret"}}}"#;
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        let asked = Request::new(CredentialsRequest { host: "d.example".to_owned() });
+        let refused = logins.credentials(asked).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        assert!(refused.message().contains("`docker login d.example`"), "{refused}");
+        assert!(!refused.message().contains("secret"), "{refused}");
         std::fs::write(folder.path().join("config.json"), "{\"auths\": secret").unwrap();
         let asked = Request::new(CredentialsRequest { host: "a.example".to_owned() });
         let refused = logins.credentials(asked).await.unwrap_err();
