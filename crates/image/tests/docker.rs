@@ -8,6 +8,7 @@ use bollard::{
     Docker,
     query_parameters::{
         ImportImageOptions, ListContainersOptions, ListImagesOptions, PruneBuildOptions, RemoveImageOptions,
+        TagImageOptions,
     },
 };
 use common::{Lines, created, oci, real, write};
@@ -18,6 +19,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -549,15 +554,58 @@ impl domain::EventSink for Saving {
     }
 }
 
+/// A file `large` of 32 MiB, which takes some time to send.
+fn write_large(folder: &Path) {
+    let large = (0_u64..4 << 20).flat_map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_le_bytes());
+    fs::write(folder.join("large"), large.collect::<Vec<u8>>()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_was_there_before_stays_whatever_becomes_of_a_build() {
+    // The newest engine sends what it builds and keeps none of it.
+    for engine in engines().await.into_iter().filter(|engine| engine.kind != Kind::Newest) {
+        let root = tempfile::tempdir().unwrap();
+        let marker = uuid();
+        write(root.path(), "Dockerfile", &format!("FROM scratch\nLABEL marker={marker}\nCOPY large /large\n"), 0o644);
+        write_large(root.path());
+        let (spec, none, secrets) = (spec(&engine.address), BTreeMap::new(), none_secrets());
+        let built = build(&spec, root.path(), &root.path().join("first")).await.unwrap();
+        let docker = connect(&engine.direct).negotiate_version().await.unwrap();
+        // A person gives it a name.
+        let (id, name) = (built.config.to_string(), format!("sealift-test.example/{marker}"));
+        let tag = TagImageOptions { repo: Some(name.clone()), tag: Some("mine".to_owned()) };
+        docker.tag_image(&id, Some(tag)).await.unwrap();
+        // The cache gives the same image again, and its saving is dropped.
+        let (saving, to) = (Saving::default(), root.path().join("layout"));
+        let events = Events::new(saving.clone());
+        tokio::select! {
+            ended = image::build_docker(&spec, root.path(), &none, &secrets, &to, &events) => panic!("it ended: {ended:?}"),
+            () = saving.0.notified() => {}
+        }
+        let name = format!("{name}:mine");
+        let shown = docker.inspect_image(&name).await;
+        assert_eq!(shown.unwrap().id.as_deref(), Some(id.as_str()), "{:?}", engine.kind);
+        // A step prints the classic builder's words with its ID, and fails.
+        let run = format!("echo ' ---> {}'; exit 3", &built.config.hex()[..12]);
+        let dockerfile =
+            format!("FROM scratch\nCOPY busybox /busybox\nRUN [\"/busybox\", \"sh\", \"-c\", \"{run}\"]\n");
+        let Some(root) = with_shell(&dockerfile) else { return };
+        let error = build(&spec, root.path(), &root.path().join("layout")).await.unwrap_err();
+        assert!(error.log_tail().iter().any(|line| line.starts_with(" ---> ")), "{:?}", error.log_tail());
+        let shown = docker.inspect_image(&name).await;
+        assert_eq!(shown.unwrap().id.as_deref(), Some(id.as_str()), "{:?}", engine.kind);
+        drop(docker.remove_image(&name, None::<RemoveImageOptions>, None).await);
+        remove(&engine.direct, &[&built]).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_whose_saving_is_dropped_goes_too() {
     for engine in engines().await {
         let root = tempfile::tempdir().unwrap();
         let marker = uuid();
         write(root.path(), "Dockerfile", &format!("FROM scratch\nLABEL marker={marker}\nCOPY large /large\n"), 0o644);
-        let large: Vec<u8> =
-            (0_u64..4 << 20).flat_map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_le_bytes()).collect();
-        fs::write(root.path().join("large"), large).unwrap();
+        write_large(root.path());
         let (saving, to) = (Saving::default(), root.path().join("layout"));
         let (spec, none, secrets, events) =
             (spec(&engine.address), BTreeMap::new(), none_secrets(), Events::new(saving.clone()));
@@ -572,12 +620,15 @@ async fn an_image_whose_saving_is_dropped_goes_too() {
     }
 }
 
-/// An engine of a few lines: it takes the build, answers with these lines, and ends cleanly or breaks off.
-async fn lying_engine(socket: &Path, lines: &'static [&'static str], clean: bool) {
+/// An engine of a few lines: it takes the build, answers with these lines, and ends cleanly or breaks off. It never has an image. It counts its builds.
+async fn lying_engine(socket: &Path, lines: &'static [&'static str], clean: bool) -> Arc<AtomicUsize> {
     let listener = UnixListener::bind(socket).unwrap();
+    let builds = Arc::new(AtomicUsize::new(0));
+    let counted = builds.clone();
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
+            let counted = counted.clone();
             tokio::spawn(async move {
                 let mut seen = Vec::new();
                 let mut buffer = [0; 64 * 1024];
@@ -596,10 +647,19 @@ async fn lying_engine(socket: &Path, lines: &'static [&'static str], clean: bool
                         );
                         stream.write_all(answer.as_bytes()).await.unwrap();
                         seen.clear();
+                    } else if text.contains("/images/") {
+                        let listed = text.lines().next().is_some_and(|line| line.contains("/images/json"));
+                        let (status, body) =
+                            if listed { ("200 OK", "[]") } else { ("404 Not Found", r#"{"message":"No such image"}"#) };
+                        let head = "Content-Type: application/json\r\nConnection: close\r\nContent-Length";
+                        let answer = format!("HTTP/1.1 {status}\r\n{head}: {}\r\n\r\n{body}", body.len());
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                        return;
                     } else if text.contains("/session") {
                         stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await.unwrap();
                         return;
                     } else if text.contains("POST /") && seen.ends_with(b"0\r\n\r\n") {
+                        counted.fetch_add(1, Ordering::Relaxed);
                         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
                         for line in lines {
                             stream.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes()).await.unwrap();
@@ -613,6 +673,70 @@ async fn lying_engine(socket: &Path, lines: &'static [&'static str], clean: bool
             });
         }
     });
+    builds
+}
+
+// The image goes by a request that waits, and its engine is served by this runtime.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_a_build_beside_this_one_removed_is_built_once_more() {
+    const LINES: &[&str] = &[
+        "{\"stream\":\"Step 1/1 : FROM scratch\\n\"}\n",
+        "{\"aux\":{\"ID\":\"sha256:1111111111111111111111111111111111111111111111111111111111111111\"}}\n",
+    ];
+    let root = tempfile::tempdir().unwrap();
+    let socket = root.path().join("engine");
+    let builds = lying_engine(&socket, LINES, true).await;
+    write(&root.path().join("context"), "Dockerfile", "FROM scratch\n", 0o644);
+    let spec = spec(&format!("unix://{}", socket.display()));
+    let error = build(&spec, &root.path().join("context"), &root.path().join("layout")).await.unwrap_err();
+    assert!(error.to_string().contains("show image sha256:1111") && error.to_string().contains("No such"), "{error}");
+    assert_eq!((error.class(), builds.load(Ordering::Relaxed)), (Class::Unavailable, 2));
+}
+
+/// A socket before an engine that changes some of the engine's bytes, but not how many they are.
+fn changed(upstream: &str, socket: &Path, from: &'static str, to: &'static str) -> String {
+    assert_eq!(from.len(), to.len());
+    let upstream = upstream.strip_prefix("unix://").unwrap().to_owned();
+    let listener = UnixListener::bind(socket).unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let mut far = UnixStream::connect(&upstream).await.unwrap();
+            tokio::spawn(async move {
+                let (mut near_read, mut near_write) = near.split();
+                let (mut far_read, mut far_write) = far.split();
+                let up = tokio::io::copy(&mut near_read, &mut far_write);
+                let down = async {
+                    let mut buffer = vec![0; 64 * 1024];
+                    while let Ok(n @ 1..) = far_read.read(&mut buffer).await {
+                        let found = buffer[..n].windows(from.len()).position(|bytes| bytes == from.as_bytes());
+                        if let Some(at) = found {
+                            buffer[at..at + to.len()].copy_from_slice(to.as_bytes());
+                        }
+                        if near_write.write_all(&buffer[..n]).await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                tokio::select! { _ = up => {}, () = down => {} }
+            });
+        }
+    });
+    format!("unix://{}", socket.display())
+}
+
+#[tokio::test]
+async fn an_archive_that_arrives_damaged_is_no_failure_of_the_build() {
+    for engine in engines().await.into_iter().filter(|engine| engine.kind == Kind::Newest) {
+        let root = tempfile::tempdir().unwrap();
+        let salt = uuid();
+        write(root.path(), "Dockerfile", &format!("FROM scratch\nLABEL salt={salt}\nCOPY large /large\n"), 0o644);
+        write_large(root.path());
+        let address = changed(&engine.direct, &root.path().join("changed"), "blobs/sha256/", "blobs/sha652/");
+        let error = build(&spec(&address), root.path(), &root.path().join("layout")).await.unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
+        assert_eq!(error.class(), Class::Integrity);
+    }
 }
 
 #[tokio::test]

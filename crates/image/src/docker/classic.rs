@@ -3,7 +3,7 @@
 //! Its cache makes the same context, Dockerfile, arguments and labels give the same image. It cannot label what single steps leave, so what a build
 //! that ends early has made is remembered from its own words and removed ([`super::leftover`]).
 
-use super::{Engine, Failed, LOG_LINES, Request, Stopped, causes, leftover::Leftover, sending};
+use super::{Engine, Failed, LOG_LINES, Request, Stopped, causes, leftover::Leftover, lines::Lines, sending};
 use crate::error::{Error, Result};
 use bollard::{
     models::{BuildInfo, BuildInfoAux, ImageId},
@@ -24,9 +24,9 @@ struct Progress {
     id: Option<String>,
     step: Option<String>,
     steps: u64,
-    partial: String,
+    partial: Lines,
     log: VecDeque<String>,
-    /// Images that it says it has made, not those that it took from its cache.
+    /// Images that it says it has made, not those that it took from its cache. A step may print such words too.
     made: Vec<String>,
     from_cache: bool,
 }
@@ -138,11 +138,8 @@ impl Progress {
                 self.line(format!("{subject}{status}"), events);
             }
         }
-        self.partial.push_str(&info.stream.unwrap_or_default());
-        while let Some(end) = self.partial.find('\n') {
-            let rest = self.partial.split_off(end + 1);
-            let line = std::mem::replace(&mut self.partial, rest);
-            self.line(line.trim_end().to_owned(), events);
+        for line in self.partial.take(info.stream.unwrap_or_default().as_bytes()) {
+            self.line(line.text, events);
         }
         self.steps
     }
@@ -172,8 +169,8 @@ impl Progress {
     }
 
     fn end_line(&mut self, events: &Events) {
-        let rest = std::mem::take(&mut self.partial);
-        self.line(rest.trim_end().to_owned(), events);
+        let rest = self.partial.end();
+        self.line(rest.text, events);
     }
 
     /// How many steps the first step said there are.

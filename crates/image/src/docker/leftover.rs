@@ -1,10 +1,16 @@
 //! What a build made in the engine and does not need if it ends early. It goes when its guard is dropped: by a plain request on a
 //! connection of its own, because whoever cancels a build may end the runtime next.
+//!
+//! An image that was in the engine before the build never goes: a build out of the cache gives the image of an earlier one, which a person may have
+//! tagged, and what a step prints may name any image.
 
 use super::Engine;
+use crate::error::Result;
+use bollard::query_parameters::ListImagesOptions;
 use std::{
+    collections::BTreeSet,
     io::{self, Read, Write},
-    net::TcpStream,
+    net::{TcpStream, ToSocketAddrs as _},
     os::unix::net::UnixStream,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -18,15 +24,35 @@ const LONGEST_ANSWER: u64 = 64 * 1024;
 /// Images that go unless they are kept.
 pub(super) struct Leftover {
     address: String,
+    /// Hexadecimal IDs of the images that were there before.
+    before: BTreeSet<String>,
     images: Mutex<Vec<String>>,
 }
 
+/// An ID as it is compared: the classic builder shows the first twelve digits, without the algorithm.
+fn digits(id: &str) -> &str {
+    id.strip_prefix("sha256:").unwrap_or(id)
+}
+
 impl Leftover {
-    pub(super) fn new(engine: &Engine) -> Self {
-        Self { address: engine.address.clone(), images: Mutex::new(Vec::new()) }
+    /// Begins before the build: what the engine has now stays.
+    pub(super) async fn new(engine: &Engine) -> Result<Self> {
+        let action = "list its images before the build";
+        // With those that single steps have left.
+        let all = ListImagesOptions { all: true, ..ListImagesOptions::default() };
+        let images = engine.ask(action, engine.docker.list_images(Some(all))).await?;
+        let images = images.map_err(|error| engine.lost(action, &error))?;
+        let before = images.iter().map(|image| digits(&image.id).to_owned()).collect();
+        Ok(Self { address: engine.address.clone(), before, images: Mutex::new(Vec::new()) })
     }
 
+    /// An image that the build has made, by its ID or the beginning of it.
     pub(super) fn add(&self, id: &str) {
+        let shown = digits(id);
+        let next = self.before.range(shown.to_owned()..).next();
+        if next.is_some_and(|before| before.starts_with(shown)) {
+            return;
+        }
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
         if !images.iter().any(|image| image == id) {
             images.push(id.to_owned());
@@ -48,7 +74,7 @@ fn remove(address: &str, id: &str) -> io::Result<bool> {
         stream.set_write_timeout(Some(PATIENCE))?;
         return exchange(stream, &request);
     }
-    let stream = TcpStream::connect(address.split_once("://").map_or("", |(_, host)| host))?;
+    let stream = connect(address.split_once("://").map_or("", |(_, host)| host))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     exchange(stream, &request)
@@ -59,6 +85,23 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<bool> {
     let mut answer = Vec::new();
     stream.take(LONGEST_ANSWER).read_to_end(&mut answer)?;
     Ok(!answer.starts_with(b"HTTP/1.1 409"))
+}
+
+/// Whoever drops a build waits for this: an engine that is gone without a word must not take as long as the system would.
+fn connect(host: &str) -> io::Result<TcpStream> {
+    let mut failed = io::Error::from(io::ErrorKind::NotFound);
+    let deadline = Instant::now() + PATIENCE;
+    for address in host.to_socket_addrs()? {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match TcpStream::connect_timeout(&address, left) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 /// Removes the newest first; what is left is in use.
@@ -93,5 +136,27 @@ impl Drop for Leftover {
             }
         };
         drop(std::thread::Builder::new().name("docker-leftover".to_owned()).spawn(retry));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_there_before_is_never_removed() {
+        let before = ["0123456789abcdef", "fedcba9876543210"].map(str::to_owned).into();
+        let leftover = Leftover { address: "unix:///nowhere".to_owned(), before, images: Mutex::default() };
+        for id in ["sha256:0123456789abcdef", "0123456789ab", "fedcba987654", "sha256:ffff", "0123456789ac", "ffff"] {
+            leftover.add(id);
+        }
+        assert_eq!(*leftover.images.lock().unwrap(), ["sha256:ffff", "0123456789ac", "ffff"]);
+    }
+
+    #[test]
+    fn an_engine_that_listens_is_connected_to() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        connect(&listener.local_addr().unwrap().to_string()).unwrap();
+        assert!(connect("").is_err());
     }
 }

@@ -8,17 +8,19 @@
 //!   engine says ([`redact`]). The classic builder, which cannot do that, gets none.
 //! - An end of a build's stream is never taken for a success.
 //! - A build that is dropped leaves nothing in the engine: its connections end, and with them its steps; an image that it has made
-//!   already is removed ([`leftover`]).
+//!   already is removed, and one that was there before never is ([`leftover`]).
 //!
 //! An engine that keeps its images without containerd can only build into itself. The newest image of a build stays there, without a tag, so
 //! that it can be started or built again without loading it; older ones of the same build are removed after [`KEEP`]. They are found by [`BUILD_LABEL`], which is
-//! also how what a killed build left is found.
+//! also how what a killed build left is found. An image's age is what it says itself, and so the time of its commit where the build says so: a build beside this one may
+//! remove an image that is not saved yet. It is then built once more, which the cache makes quick.
 
 mod buildkit;
 mod classic;
 mod connection;
 mod dockerfile;
 mod leftover;
+mod lines;
 mod progress;
 mod redact;
 mod sending;
@@ -208,6 +210,28 @@ enum Failed {
     Lost(String),
 }
 
+/// A build for one platform: its manifest in the layout, the engine's ID of the image if it keeps it, and the last lines.
+type Whole = (Descriptor, Option<String>, Vec<String>);
+
+/// What became of an image that the engine has built.
+enum Taken {
+    Whole(Whole),
+    /// The engine does not have it any more; how that showed.
+    Gone(Error),
+}
+
+/// Whether the receiver's error is why the build failed, which only says that the image was not taken.
+fn explains(receiver: &Error, build: &Error) -> bool {
+    match (receiver, build) {
+        (Error::File { .. }, _) => true,
+        (
+            Error::Damaged { .. } | Error::Hostile { .. },
+            Error::BuildFailed { cause, .. } | Error::BuildLost { cause, .. },
+        ) => cause.contains(session::UNWRITTEN),
+        _ => false,
+    }
+}
+
 impl Engine {
     async fn connect(engine: Option<&str>, timeout: u64) -> Result<Self> {
         let address = engine.map_or_else(default_address, str::to_owned);
@@ -296,20 +320,28 @@ impl Engine {
         Error::Engine { engine: self.address.clone(), action: action.into(), cause: causes(error) }
     }
 
-    /// Builds for one platform: its manifest in the layout, the engine's ID of the image if it has it, and the last lines.
-    async fn build(
-        &self,
-        request: &Request<'_>,
-        to: &Path,
-        events: &Events,
-    ) -> Result<(Descriptor, Option<String>, Vec<String>)> {
+    /// Builds for one platform; once more if the image was removed before it was saved.
+    async fn build(&self, request: &Request<'_>, to: &Path, events: &Events) -> Result<Whole> {
+        match self.build_once(request, to, events).await? {
+            Taken::Whole(whole) => return Ok(whole),
+            Taken::Gone(error) => {
+                events.warn(format!("the image was removed before it was saved, and is built again: {error}"))
+            }
+        }
+        match self.build_once(request, to, events).await? {
+            Taken::Whole(whole) => Ok(whole),
+            Taken::Gone(error) => Err(error),
+        }
+    }
+
+    async fn build_once(&self, request: &Request<'_>, to: &Path, events: &Events) -> Result<Taken> {
         let kit = match buildkit::open(self).await? {
             Ok(kit) => kit,
             Err(said) => {
                 classic::check(request, &said)?;
                 events
                     .warn(format!("the Docker Engine at {} has no BuildKit; its classic builder builds", self.address));
-                let leftover = Leftover::new(self);
+                let leftover = Leftover::new(self).await?;
                 let (id, log) = classic::build(self, request, &leftover, events).await?;
                 return self.keep(request, id, log, leftover, to, events).await;
             }
@@ -318,7 +350,7 @@ impl Engine {
         buildkit::check(request, containerd)?;
         events.note(format!("BuildKit of the Docker Engine at {} builds", self.address));
         if !containerd {
-            let leftover = Leftover::new(self);
+            let leftover = Leftover::new(self).await?;
             let made = kit.build(self, request, buildkit::Output::Engine, events).await?;
             let Some(id) = made.config else {
                 let cause = "it does not name the image that it has built".to_owned();
@@ -331,15 +363,15 @@ impl Engine {
         let expected = self.expected("the image that was just built", request);
         let building = kit.build(self, request, buildkit::Output::Archive(sender), events);
         let (made, received) = tokio::join!(building, export::receive(archive, expected, to, events));
-        let made = match (made, &received) {
-            // The build fails too when the image cannot be written, and does not know why.
-            (Err(_), Err(Error::File { .. })) => return received.map(|image| (image.manifest, None, Vec::new())),
-            (made, _) => made?,
+        let (made, image) = match (made, received) {
+            (Ok(made), Ok(image)) => (made, image),
+            (Err(error), Err(why)) if explains(&why, &error) => return Err(why),
+            (Err(error), _) | (_, Err(error)) => return Err(error),
         };
-        Ok((Self::same_image(received?, made.config)?, None, made.log))
+        Ok(Taken::Whole((Self::same_image(image, made.config)?, None, made.log)))
     }
 
-    /// Takes an image that the engine has made and keeps.
+    /// Takes an image that the engine has made and keeps. If the engine has it no more, it was removed beside this build: what it made is not at fault.
     async fn keep(
         &self,
         request: &Request<'_>,
@@ -348,19 +380,37 @@ impl Engine {
         leftover: Leftover,
         to: &Path,
         events: &Events,
-    ) -> Result<(Descriptor, Option<String>, Vec<String>)> {
+    ) -> Result<Taken> {
         leftover.add(&id);
+        let taken = self.take(request, &id, to, events).await;
+        match taken {
+            Ok(manifest) => {
+                leftover.keep();
+                Ok(Taken::Whole((manifest, Some(id), log)))
+            }
+            Err(error) => {
+                let shown = self.ask("show an image", self.docker.inspect_image(&id)).await;
+                match shown {
+                    Ok(Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. })) => {
+                        Ok(Taken::Gone(error))
+                    }
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
+    /// The manifest of an image that the engine keeps.
+    async fn take(&self, request: &Request<'_>, id: &str, to: &Path, events: &Events) -> Result<Descriptor> {
         let action = || format!("show image {id} that it has just built");
         let expected = self.expected(&format!("image {id}"), request);
-        let shown = self.ask(&action(), self.docker.inspect_image(&id)).await?;
+        let shown = self.ask(&action(), self.docker.inspect_image(id)).await?;
         let shown = shown.map_err(|error| self.lost(action(), &error))?;
         if shown.root_fs.and_then(|files| files.layers).is_none_or(|layers| layers.is_empty()) {
             return Err(expected.empty());
         }
-        let image = export::receive(self.save(&id), expected, to, events).await?;
-        let manifest = Self::same_image(image, Some(id.clone()))?;
-        leftover.keep();
-        Ok((manifest, Some(id), log))
+        let image = export::receive(self.save(id), expected, to, events).await?;
+        Self::same_image(image, Some(id.to_owned()))
     }
 
     fn expected(&self, what: &str, request: &Request<'_>) -> Expected {

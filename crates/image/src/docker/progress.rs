@@ -1,6 +1,10 @@
 //! What BuildKit says while it builds: vertexes (steps) that begin, end or fail, and what they print.
 
-use super::{LOG_LINES, redact::Redactor};
+use super::{
+    LOG_LINES,
+    lines::{Line, Lines},
+    redact::Redactor,
+};
 use bollard::moby::buildkit::v1::{StatusResponse, Vertex};
 use domain::{
     Event, Events,
@@ -16,7 +20,7 @@ struct Step {
     completed: bool,
     error: String,
     /// What it printed and has not ended with a newline, for each of its streams.
-    partial: HashMap<i64, Vec<u8>>,
+    partial: HashMap<i64, Lines>,
     log: VecDeque<String>,
 }
 
@@ -65,20 +69,13 @@ impl Progress {
         for item in status.statuses {
             // Progress of a transfer is many messages a second; its end is enough.
             if item.completed.is_some() && self.told.insert(format!("{} {}", item.vertex, item.id)) {
-                self.line(None, &item.id);
+                self.line(&item.id);
             }
         }
         for log in status.logs {
             let step = self.steps.entry(log.vertex.clone()).or_default();
-            let partial = step.partial.entry(log.stream).or_default();
-            partial.extend(log.msg);
-            let mut lines = Vec::new();
-            while let Some(end) = partial.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = partial.drain(..=end).collect();
-                lines.push(String::from_utf8_lossy(&line).trim_end().to_owned());
-            }
-            for line in lines {
-                self.line(Some(&log.vertex), &line);
+            for line in step.partial.entry(log.stream).or_default().take(&log.msg) {
+                self.printed(&log.vertex, &line);
             }
         }
         for warning in status.warnings {
@@ -103,30 +100,39 @@ impl Progress {
         }
         if started {
             self.latest = Some(vertex.digest.clone());
-            self.line(None, &name);
+            self.line(&name);
         }
         if completed {
             self.end_lines(&vertex.digest);
             self.task.advance(1);
             if vertex.cached {
-                self.line(None, &format!("{name}: cached"));
+                self.line(&format!("{name}: cached"));
             }
         }
         if !vertex.error.is_empty() && completed && !was_stopped(&vertex.error) {
-            self.line(None, &format!("{name}: {}", vertex.error));
+            self.line(&format!("{name}: {}", vertex.error));
         }
     }
 
     /// What stands without a newline at the end is a line too.
     fn end_lines(&mut self, digest: &str) {
         let partial = self.steps.get_mut(digest).map(|step| std::mem::take(&mut step.partial)).unwrap_or_default();
-        for rest in partial.into_values() {
-            self.line(Some(digest), String::from_utf8_lossy(&rest).trim_end());
+        for mut rest in partial.into_values() {
+            self.printed(digest, &rest.end());
         }
     }
 
-    fn line(&mut self, step: Option<&str>, line: &str) {
-        let line = self.redactor.clean(line);
+    fn printed(&mut self, step: &str, line: &Line) {
+        let text = if line.cut { self.redactor.clean_cut(&line.text) } else { self.redactor.clean(&line.text) };
+        self.tell(Some(step), text);
+    }
+
+    fn line(&mut self, line: &str) {
+        self.tell(None, self.redactor.clean(line));
+    }
+
+    /// Takes a line that has no secret any more.
+    fn tell(&mut self, step: Option<&str>, line: String) {
         if line.trim().is_empty() {
             return;
         }
@@ -155,5 +161,41 @@ impl Progress {
         let name = at.map(|step| step.name.clone());
         let log = at.map(|step| &step.log).filter(|log| !log.is_empty()).unwrap_or(&self.log);
         (name, log.iter().cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::moby::buildkit::v1::VertexLog;
+    use domain::secret::Secret;
+    use std::{
+        collections::BTreeMap,
+        sync::{Arc, Mutex},
+    };
+
+    #[derive(Clone, Default)]
+    struct Told(Arc<Mutex<Vec<String>>>);
+
+    impl domain::EventSink for Told {
+        fn emit(&self, event: Event) {
+            if let Event::Output { line, .. } = event {
+                self.0.lock().unwrap().push(line);
+            }
+        }
+    }
+
+    #[test]
+    fn a_secret_at_the_end_of_a_line_that_is_too_long_is_not_told_in_part() {
+        let secrets = BTreeMap::from([("token".to_owned(), Secret::new("hunter2-long"))]);
+        let told = Told::default();
+        let mut progress = Progress::new(&Events::new(told.clone()), Redactor::new(&secrets));
+        let msg = format!("{}hunter2-long and more\nhunter2-long\n", "x".repeat(super::super::lines::LINE_LIMIT - 5));
+        let log = VertexLog { vertex: "sha256:a".to_owned(), msg: msg.into_bytes(), ..VertexLog::default() };
+        progress.take(StatusResponse { logs: vec![log], ..StatusResponse::default() });
+        let (_, log) = progress.end();
+        let told = told.0.lock().unwrap().clone();
+        assert_eq!(told, ["x".repeat(super::super::lines::LINE_LIMIT - 5), "[redacted]".to_owned()]);
+        assert_eq!(log, told);
     }
 }

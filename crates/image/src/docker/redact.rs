@@ -30,6 +30,18 @@ impl Redactor {
             if text.contains(secret.as_str()) { text.replace(secret.as_str(), "[redacted]") } else { text }
         })
     }
+
+    /// The same for a line whose end is missing: a secret that begins there and was cut is not known, and goes too.
+    pub(super) fn clean_cut(&self, text: &str) -> String {
+        let mut text = self.clean(text);
+        let begun = |secret: &String| {
+            let lengths = secret.char_indices().map(|(length, _)| length).take_while(|length| *length <= text.len());
+            lengths.filter(|length| text.ends_with(&secret[..*length])).last().unwrap_or(0)
+        };
+        let begun = self.0.iter().map(begun).max().unwrap_or(0);
+        text.truncate(text.len() - begun);
+        text
+    }
 }
 
 #[cfg(test)]
@@ -49,5 +61,8 @@ mod tests {
         assert_eq!(redactor.clean("key abcdef012345."), "key [redacted].");
         assert_eq!(redactor.clean("xyz stays"), "xyz stays");
         assert_eq!(Redactor::default().clean("plain"), "plain");
+        assert_eq!(redactor.clean_cut("a hunter2 b hunt"), "a [redacted] b ");
+        assert_eq!(redactor.clean_cut("plain"), "plain");
+        assert_eq!(Redactor::default().clean_cut("plain"), "plain");
     }
 }

@@ -60,6 +60,7 @@ async fn frozen_engine(socket: &Path, frozen: Frozen) -> Engine {
                     let line = text.lines().next().unwrap_or_default();
                     let (status, body) = match () {
                         () if line.contains("/version") => ("200 OK", r#"{"Version":"20.10.0","ApiVersion":"1.41"}"#),
+                        () if line.contains("/images/json") => ("200 OK", "[]"),
                         () if line.contains("/_ping") && frozen.ping => ("200 OK", "OK"),
                         () if line.contains("/session") && frozen.classic => ("404 Not Found", "{}"),
                         () if line.contains("/session") => continue,
