@@ -1,8 +1,9 @@
 //! Layers that were made before, so that what has not changed is not compressed again.
 //!
 //! `layers/<key>` says which blob the layer of a key is; `layers/blobs/<hex>` are the blobs. The key covers everything that decides a layer's
-//! bytes (names, owners, modes, sizes, digests, time, and how it is compressed), so a record is never out of date; a blob is hashed before it is used
-//! again, and one that is not what its name says is made anew. Nothing here is needed: it may be removed at any time.
+//! bytes (names, owners, modes, sizes, digests, time, and how it is compressed), so a record is never out of date; it has a checksum over itself and its
+//! key, so one that is damaged, or stands under another key, is none. A blob is hashed before it is used again, and one that is not what its name says is
+//! made anew. Files whose names begin with `.tmp` are being written, by whomever, and are left alone. Nothing here is needed: it may be removed at any time.
 
 use crate::{
     error::{Error, Result},
@@ -78,6 +79,23 @@ struct Record {
     digest: Digest,
     size: u64,
     diff_id: Digest,
+    /// Over all of this and the key: nothing else tells that a diff ID is another one.
+    check: Digest,
+}
+
+impl Record {
+    fn of(key: &Key, written: &Written) -> Self {
+        let Written { digest, size, diff_id } = *written;
+        Self { digest, size, diff_id, check: Self::check(key, digest, size, diff_id) }
+    }
+
+    fn check(key: &Key, digest: Digest, size: u64, diff_id: Digest) -> Digest {
+        Digest::of(format!("{} {digest} {size} {diff_id}", key.0))
+    }
+
+    fn holds(&self, key: &Key) -> bool {
+        self.check == Self::check(key, self.digest, self.size, self.diff_id)
+    }
 }
 
 /// The folder of layers that were made before.
@@ -98,9 +116,8 @@ impl LayerCache {
     /// Puts the layer of a key into a layout, when it was made before and is still what it was.
     pub(crate) fn take(&self, key: &Key, layout_blobs: &Path) -> Result<Option<Written>> {
         let path = self.records.join(key.0.hex());
-        let Some(record) = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok()) else {
-            return Ok(None);
-        };
+        let read = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+        let Some(record) = read.filter(|record| record.holds(key)) else { return Ok(None) };
         let (kept, to) = (self.blobs.join(record.digest.hex()), layout_blobs.join(record.digest.hex()));
         match link(&kept, &to) {
             Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -121,7 +138,7 @@ impl LayerCache {
     pub(crate) fn keep(&self, key: &Key, written: &Written, layout_blobs: &Path) -> Result<()> {
         let name = written.digest.hex();
         link(&layout_blobs.join(&name), &self.blobs.join(&name))?;
-        let record = Record { digest: written.digest, size: written.size, diff_id: written.diff_id };
+        let record = Record::of(key, written);
         let mut file =
             tempfile::NamedTempFile::new_in(&self.records).map_err(Error::file("create a file in", &self.records))?;
         let path = self.records.join(key.0.hex());
@@ -162,6 +179,9 @@ fn files_of(folder: &Path) -> Result<Vec<(PathBuf, u64, SystemTime)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::file("list", folder))? {
         let entry = entry.map_err(Error::file("list", folder))?;
+        if entry.file_name().as_bytes().starts_with(b".tmp") {
+            continue; // another build is writing it
+        }
         // One that another build has just removed is no file of this folder any more.
         let Ok(metadata) = entry.metadata() else { continue };
         if metadata.is_file() {
@@ -237,6 +257,37 @@ mod tests {
         fs::write(&kept, bytes).unwrap();
         assert!(layers.take(&key(1), two.path()).unwrap().is_none());
         assert!(!kept.exists() && !two.path().join(written.digest.hex()).exists());
+    }
+
+    #[test]
+    fn a_record_that_was_changed_or_moved_is_none() {
+        let (cache, layout) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let layers = LayerCache::open(cache.path()).unwrap();
+        let written = layer(layout.path(), "text");
+        layers.keep(&key(1), &written, layout.path()).unwrap();
+        let record = |number: u64| layers.records.join(key(number).0.hex());
+        fs::copy(record(1), record(2)).unwrap();
+        assert!(layers.take(&key(2), layout.path()).unwrap().is_none());
+        assert!(layers.take(&key(1), layout.path()).unwrap().is_some());
+        let text = fs::read_to_string(record(1)).unwrap();
+        let changed = text.replace(&written.diff_id.hex(), &Digest::of(b"another").hex());
+        assert_ne!(changed, text);
+        fs::write(record(1), changed).unwrap();
+        assert!(layers.take(&key(1), layout.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_being_written_is_not_removed() {
+        let (cache, layout) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let layers = LayerCache::open(cache.path()).unwrap();
+        layers.keep(&key(1), &layer(layout.path(), "text"), layout.path()).unwrap();
+        let (record, blob) = (
+            tempfile::NamedTempFile::new_in(&layers.records).unwrap(),
+            tempfile::NamedTempFile::new_in(&layers.blobs).unwrap(),
+        );
+        layers.trim_to(0).unwrap();
+        assert!(record.path().exists() && blob.path().exists());
+        assert!(layers.take(&key(1), layout.path()).unwrap().is_none());
     }
 
     #[test]
