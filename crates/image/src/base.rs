@@ -1,6 +1,7 @@
 //! What an image is built on: nothing, an OCI layout on this disk, or an image of a registry, pinned by its digest.
 //!
-//! A base of a registry is fetched once and kept under `bases/` of the cache, as a layout. Its layers are verified whole (digest, and identity before
+//! A base of a registry is fetched once and kept under `bases/` of the cache, as a layout, with the pinned document itself beside it (`pinned`): what is kept
+//! is used only when that has the pinned digest and names every platform's image. Its layers are verified whole (digest, and identity before
 //! compression) when they are first met; what they hold is then remembered under `listings/`, so that a later build only hashes them.
 //! A tag alone is refused: it would be another base tomorrow.
 
@@ -16,8 +17,12 @@ use crate::{
 use domain::{Digest, Events, config::OciBuild};
 use std::{
     fs,
+    io::Read,
     path::{Path, PathBuf},
 };
+
+/// The document that a cached base is pinned by, in its layout.
+const PINNED: &str = "pinned";
 
 /// What `base` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +80,7 @@ pub async fn fetch_base(spec: &OciBuild, cache: &Path, events: &Events) -> Resul
     let kept = bases.join(format!("{}-{platforms}", digest.hex()));
     if kept.join("index.json").is_file() {
         let (checked, wanted) = (kept.clone(), spec.platforms.clone());
-        let sound = tokio::task::spawn_blocking(move || sound(&checked, &wanted)).await;
+        let sound = tokio::task::spawn_blocking(move || sound(&checked, &wanted, &digest)).await;
         match joined("check the cached base", sound)? {
             Ok(()) => return Ok(Some(kept)),
             Err(error) => events.warn(format!("the cached base {} is fetched again: {error}", spec.base)),
@@ -86,6 +91,8 @@ pub async fn fetch_base(spec: &OciBuild, cache: &Path, events: &Events) -> Resul
     }
     let staging = tempfile::tempdir_in(&bases).map_err(Error::file("create a folder in", &bases))?;
     registry::pull(&from, &digest.to_string(), &spec.platforms, staging.path(), events).await?;
+    let pinned = staging.path().join(PINNED);
+    fs::write(&pinned, registry::document(&from, &digest).await?).map_err(Error::file("write", &pinned))?;
     match fs::rename(staging.path(), &kept) {
         Ok(()) => drop(staging.keep()),
         // Another build fetched the same at the same time.
@@ -95,10 +102,25 @@ pub async fn fetch_base(spec: &OciBuild, cache: &Path, events: &Events) -> Resul
     Ok(Some(kept))
 }
 
-/// Whether the documents of a cached base can be read and its layers are there, with their sizes. The build hashes them.
-fn sound(layout: &Path, platforms: &[String]) -> Result<()> {
+/// Whether a cached base is what `digest` pins: the document of that digest, the images of the platforms, which it is or names, and their layers.
+fn sound(layout: &Path, platforms: &[String], digest: &Digest) -> Result<()> {
+    let damaged = |why: String| Error::damaged(layout.display(), why);
+    let path = layout.join(PINNED);
+    let mut bytes = Vec::new();
+    let file = fs::File::open(&path).map_err(Error::file("open", &path))?;
+    file.take(layout::MAX_MANIFEST + 1).read_to_end(&mut bytes).map_err(Error::file("read", &path))?;
+    let is = Digest::of(&bytes);
+    if is != *digest {
+        return Err(damaged(format!("it was kept as {digest}, and its document is {is}")));
+    }
+    let mut allowed = registry::listed(bytes.into()).map_err(|why| damaged(format!("{digest} {why}")))?;
+    allowed.push(*digest);
     for platform in platforms {
         let documents = layout::read_documents(layout, Some(&parse_platform(platform)?))?;
+        let image = documents.manifest_descriptor.digest;
+        if !allowed.contains(&image) {
+            return Err(damaged(format!("it holds {image}, which {digest} does not name")));
+        }
         for layer in &documents.manifest.layers {
             layout::check_blob(&layout::blobs_dir(layout), layer)?;
         }
@@ -152,14 +174,14 @@ impl Base {
                     return Err(Error::bad_with(what, "make one with: skopeo copy docker://IMAGE oci:PATH"));
                 }
                 // It is the user's, who may change it in place: copied, not linked.
-                Self::of_layout(&path, platform, cache, to, layercache::copy)
+                Self::of_layout(&path, platform, cache, to, copied)
             }
             BaseName::Registry { digest: None, .. } => Err(unpinned(text, "sha256:…")),
             BaseName::Registry { repository, tag, digest: Some(digest) } => {
                 let Some(layout) = fetched else {
                     return Err(Error::bad(format!("base {text} was not fetched")));
                 };
-                let base = Self::of_layout(layout, platform, cache, to, layercache::link)?;
+                let base = Self::of_layout(layout, platform, cache, to, linked)?;
                 let name = tag.map_or_else(|| repository.clone(), |tag| format!("{repository}:{tag}"));
                 Ok(Self { name: Some(name), digest: Some(digest), ..base })
             }
@@ -171,7 +193,7 @@ impl Base {
         platform: &Platform,
         cache: &Path,
         to: &Path,
-        put: fn(&Path, &Path) -> Result<()>,
+        put: fn(&Path, &Path, &Descriptor) -> Result<()>,
     ) -> Result<Self> {
         let limits = Limits::default();
         let documents = layout::read_documents(layout, Some(platform))?;
@@ -179,15 +201,26 @@ impl Base {
         verify(layout, &documents, &listings, &limits)?;
         let tree = Tree::of(layout, &documents, &limits, Some(&listings))?;
         for layer in &documents.manifest.layers {
-            let name = layer.digest.hex();
-            let (from, to) = (layout::blobs_dir(layout).join(&name), layout::blobs_dir(to).join(&name));
-            if !to.exists() {
-                put(&from, &to)?;
+            let (from, to) = (layout::blobs_dir(layout), layout::blobs_dir(to));
+            if !to.join(layer.digest.hex()).exists() {
+                put(&from, &to, layer)?;
             }
         }
         let digest = Some(documents.manifest_descriptor.digest);
         Ok(Self { tree, layers: documents.manifest.layers, config: Some(documents.config), name: None, digest })
     }
+}
+
+fn linked(from: &Path, to: &Path, layer: &Descriptor) -> Result<()> {
+    let name = layer.digest.hex();
+    layercache::link(&from.join(&name), &to.join(&name))
+}
+
+/// What was copied is hashed: it may have been changed since it was verified.
+fn copied(from: &Path, to: &Path, layer: &Descriptor) -> Result<()> {
+    let name = layer.digest.hex();
+    layercache::copy(&from.join(&name), &to.join(&name))?;
+    layout::check_blob(to, layer)
 }
 
 /// Verifies the layers. One whose content is known under its digest and identity was verified whole then, and is hashed now.
@@ -204,6 +237,82 @@ fn verify(layout: &Path, documents: &Documents, listings: &Listings, limits: &Li
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::{CONFIG, INDEX, LAYER_TAR, MANIFEST};
+    use serde_json::json;
+    use std::collections::BTreeMap;
+
+    /// A layout with a good image whose layer is an empty archive; its manifest's bytes.
+    fn image(to: &Path, author: &str) -> Vec<u8> {
+        let blobs = layout::create(to).unwrap();
+        let layer = tar::Builder::new(Vec::new()).into_inner().unwrap();
+        let config = json!({"architecture": "amd64", "os": "linux", "author": author,
+            "rootfs": {"type": "layers", "diff_ids": [Digest::of(&layer)]}})
+        .to_string();
+        let layer = layout::put(&blobs, LAYER_TAR, &layer).unwrap();
+        let config = layout::put(&blobs, CONFIG, config.as_bytes()).unwrap();
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]});
+        let bytes = manifest.to_string().into_bytes();
+        let root = layout::put(&blobs, MANIFEST, &bytes).unwrap();
+        layout::assemble(&root.digest, to).unwrap();
+        bytes
+    }
+
+    #[tokio::test]
+    async fn a_cached_base_is_the_one_that_is_pinned_or_is_fetched_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let platforms = vec!["linux/amd64".to_owned()];
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        let (first, second) = (image(&a, "a"), image(&b, "b"));
+        let (pinned, other) = (Digest::of(&first), Digest::of(&second));
+        let held = |layout: &Path, document: &[u8]| {
+            fs::write(layout.join(PINNED), document).unwrap();
+            sound(layout, &platforms, &Digest::of(document)).map_err(|error| error.to_string())
+        };
+        assert!(sound(&a, &platforms, &pinned).is_err(), "without the pinned document");
+        assert_eq!(held(&a, &first), Ok(()));
+        let entry = json!({"mediaType": MANIFEST, "digest": pinned, "size": first.len()});
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}).to_string();
+        assert_eq!(held(&a, index.as_bytes()), Ok(()));
+        let error = held(&b, index.as_bytes()).unwrap_err();
+        assert!(error.contains("does not name") && error.contains(&other.hex()), "{error}");
+        assert!(held(&b, &first).unwrap_err().contains("does not name"));
+        fs::write(b.join(PINNED), &second).unwrap();
+        assert!(sound(&b, &platforms, &pinned).unwrap_err().to_string().contains("was kept as"));
+        // Another image at the place of the first: the registry is asked, and is not there.
+        let cache = folder.path().join("cache");
+        let kept = cache.join("bases").join(format!("{}-linux-amd64", pinned.hex()));
+        fs::create_dir_all(kept.parent().unwrap()).unwrap();
+        let spec = OciBuild {
+            base: format!("127.0.0.1:1/a@{pinned}"),
+            base_insecure: true,
+            files: Vec::new(),
+            entrypoint: Vec::new(),
+            cmd: Vec::new(),
+            env: BTreeMap::new(),
+            user: "1000".to_owned(),
+            workdir: None,
+            labels: BTreeMap::new(),
+            platforms,
+            ports: Vec::new(),
+        };
+        fs::rename(&b, &kept).unwrap();
+        let error = fetch_base(&spec, &cache, &Events::nowhere()).await.unwrap_err();
+        assert_eq!(error.class(), domain::Class::Unavailable, "{error}");
+        // And the first itself is used without it.
+        drop(fs::remove_dir_all(&kept));
+        fs::write(a.join(PINNED), &first).unwrap();
+        fs::rename(&a, &kept).unwrap();
+        assert_eq!(fetch_base(&spec, &cache, &Events::nowhere()).await.unwrap(), Some(kept));
+    }
+
+    #[test]
+    fn a_layer_that_was_changed_before_it_was_copied_is_refused() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let layer = layout::put(from.path(), LAYER_TAR, b"layer").unwrap();
+        copied(from.path(), to.path(), &layer).unwrap();
+        fs::write(from.path().join(layer.digest.hex()), b"lay3r").unwrap();
+        assert!(matches!(copied(from.path(), to.path(), &layer), Err(Error::Damaged { .. })));
+    }
 
     #[test]
     fn a_base_is_named_by_its_digest() {

@@ -170,6 +170,23 @@ pub async fn resolve(from: &Destination, reference: &str) -> Result<Option<Diges
     manifests::head(&session, reference).await
 }
 
+/// The bytes of the document that has a digest, as the registry has them and proven by it.
+pub(crate) async fn document(from: &Destination, digest: &Digest) -> Result<bytes::Bytes> {
+    let session = Session::open(from, Purpose::Read, Vec::new(), &Access::environment()).await?;
+    let reference = digest.to_string();
+    let found = manifests::get(&session, &reference).await?;
+    let gone = || fail("read the manifest", &session.shown(&reference), "it is not there".to_owned(), Class::NotFound);
+    found.map(|fetched| fetched.bytes).ok_or_else(gone)
+}
+
+/// The digests that a document names, if it is an index. The error is a sentence without a subject.
+pub(crate) fn listed(bytes: bytes::Bytes) -> std::result::Result<Vec<Digest>, String> {
+    Ok(match content::Document::read(bytes, None)?.says {
+        content::Says::Index(manifests) => manifests.into_iter().map(|one| one.digest).collect(),
+        content::Says::Image { .. } => Vec::new(),
+    })
+}
+
 /// Fetches the image that a tag or digest names into the layout `to`, verified as by [`crate::open`].
 ///
 /// `platforms` chooses from an index; empty is all of it. One of several is the layout's image itself, and several, but not all, are put into an index of our
