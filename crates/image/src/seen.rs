@@ -2,7 +2,7 @@
 //!
 //! An entry is trusted when size, mtime, ctime and inode are as recorded *and* both times are older than the clock of the file system
 //! before anything was hashed; a file written in that very tick or later may have changed without a trace, and is hashed again (git's rule for "racily clean"
-//! entries). The index is a cache: one that cannot be read is as good as none.
+//! entries). A time of a whole second may be all that a file system keeps, and then counts as that of up to two seconds later. The index is a cache: one that cannot be read is as good as none.
 
 use crate::{
     error::{Error, Result},
@@ -49,12 +49,21 @@ impl Stat {
         Self { size, ..Self::default() }
     }
 
+    /// When it may have been changed last.
+    fn latest(&self) -> i64 {
+        let latest = self.mtime.max(self.ctime);
+        // The ctime is set by no program, so that whole seconds are the file system's.
+        if self.ctime % 1_000_000_000 == 0 { latest.saturating_add(COARSE) } else { latest }
+    }
+
     fn numbers(&self) -> [u64; 4] {
         [self.size, self.mtime.cast_unsigned(), self.ctime.cast_unsigned(), self.inode]
     }
 }
 
 const MAGIC: &[u8; 8] = b"SLSEEN\0\x01";
+/// How long the times of a coarse file system may stand still (FAT keeps every other second), in nanoseconds.
+const COARSE: i64 = 2_000_000_000;
 /// Stat and digest of one record.
 const FIXED: usize = 64;
 
@@ -103,7 +112,7 @@ impl Seen {
     pub(crate) fn save(&self) -> Result<()> {
         let mut bytes = MAGIC.to_vec();
         for (path, (stat, digest)) in &self.known {
-            if stat.mtime >= self.stamp || stat.ctime >= self.stamp {
+            if stat.latest() >= self.stamp {
                 continue;
             }
             let name = path.as_os_str().as_bytes();
@@ -196,6 +205,25 @@ mod tests {
         bytes[20] ^= 1;
         fs::write(&index, bytes).unwrap();
         assert_eq!(ask(cache.path(), root.path()), (3, second));
+    }
+
+    #[test]
+    fn whole_seconds_are_not_trusted_before_they_are_over() {
+        let (cache, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let kept = |time: i64, stamp: i64| {
+            let mut seen = Seen::open(cache.path(), root.path()).unwrap();
+            seen.stamp = stamp;
+            let stat = Stat { size: 1, mtime: time, ctime: time, inode: 1 };
+            seen.known = BTreeMap::from([(root.path().join("a"), (stat, Digest::of(b"a")))]);
+            seen.save().unwrap();
+            !Seen::open(cache.path(), root.path()).unwrap().known.is_empty()
+        };
+        let second = 1_000_000_000;
+        assert!(!kept(100 * second, 100 * second + second / 2));
+        assert!(!kept(100 * second, 102 * second));
+        assert!(kept(100 * second, 102 * second + 1));
+        assert!(kept(100 * second + 1, 100 * second + 2));
+        assert!(!kept(100 * second + 1, 100 * second + 1));
     }
 
     #[test]
