@@ -28,13 +28,13 @@ pub(crate) const MAX_MANIFEST: u64 = 4 << 20;
 /// The largest configuration that is read, in bytes.
 const MAX_CONFIG: u64 = 8 << 20;
 /// Bytes of all documents of a layout together.
-const MAX_DOCUMENTS: u64 = 64 << 20;
+pub(crate) const MAX_DOCUMENTS: u64 = 64 << 20;
 /// How many indexes may be nested.
 const MAX_DEPTH: usize = 4;
 /// How many manifests all indexes of a layout may name together.
 const MAX_NAMED: usize = 1000;
 /// The most layers of one image; engines refuse more than 127.
-const MAX_LAYERS: usize = 1000;
+pub(crate) const MAX_LAYERS: usize = 1000;
 
 /// A verified image in a layout directory. With several platforms, `manifest`, `config`, `layers` and `platform` are those of the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -500,7 +500,8 @@ fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>> {
 
 fn parse<T: DeserializeOwned>(bytes: &[u8], what: impl ToString) -> Result<T> {
     // To two readers it must be one document.
-    let read = crate::json::check(bytes).and_then(|()| serde_json::from_slice(bytes).map_err(|error| error.to_string()));
+    let read =
+        crate::json::check(bytes).and_then(|()| serde_json::from_slice(bytes).map_err(|error| error.to_string()));
     read.map_err(|error| Error::damaged(what, format!("its JSON is not understood: {error}")))
 }
 

@@ -43,6 +43,7 @@ pub(crate) async fn publish_with(
         sessions.push(Session::open(destination, Purpose::Write, sources, access).await?);
     }
     for session in &sessions {
+        session.allow(0);
         check_tags_with(session, tags, &root.digest).await?;
     }
     let mut pushed = Vec::new();
@@ -50,6 +51,8 @@ pub(crate) async fn publish_with(
         session.allow(content.bytes());
         pushed.push(push_content(session, layout, &content, root, events).await?);
     }
+    // The others may have taken long.
+    sessions.iter().for_each(|session| session.allow(0));
     let (versions, moving): (Vec<&String>, Vec<&String>) = tags.iter().partition(|tag| is_version(tag));
     for tag in versions.into_iter().chain(moving) {
         for session in &sessions {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, count, joined},
-    layout::{self, Built, assemble, blobs_dir},
+    layout::{self, Built, MAX_DOCUMENTS, assemble, blobs_dir},
     spec::{CONFIG, DOCKER_CONFIG, Descriptor, INDEX, Index, Platform},
     unpack::Limits,
 };
@@ -74,6 +74,26 @@ pub(crate) async fn pull_with(
     Ok(built)
 }
 
+/// How much may still be announced of documents, before any of it is fetched.
+struct Budget {
+    documents: usize,
+    bytes: u64,
+}
+
+impl Budget {
+    fn new() -> Self {
+        Self { documents: MAX_PARTS, bytes: MAX_DOCUMENTS }
+    }
+
+    fn take(&mut self, bytes: u64) -> Result<(), String> {
+        let none = || "its indexes are nested too deep, or are too many".to_owned();
+        self.documents = self.documents.checked_sub(1).ok_or_else(none)?;
+        let many = || format!("its documents are larger than {MAX_DOCUMENTS} bytes together");
+        self.bytes = self.bytes.checked_sub(bytes).ok_or_else(many)?;
+        Ok(())
+    }
+}
+
 /// What there is to fetch.
 struct Plan {
     root: Digest,
@@ -87,9 +107,11 @@ async fn plan(session: &Session, reference: &str, platforms: &[String]) -> Resul
         let cause = "there is no such tag or digest".to_owned();
         return Err(fail("pull", &session.shown(reference), cause, Class::NotFound));
     };
+    let mut budget = Budget::new();
+    budget.take(root.bytes.len() as u64).map_err(refused)?;
     let mut plan = Plan { root: root.digest, documents: Vec::new(), blobs: BTreeMap::new() };
     let (root, others) = match (&root.says, platforms.is_empty()) {
-        (Says::Index(manifests), false) => choose(session, reference, manifests, platforms).await?,
+        (Says::Index(manifests), false) => choose(session, reference, manifests, platforms, &mut budget).await?,
         _ => (root, Vec::new()),
     };
     plan.root = root.digest;
@@ -102,10 +124,10 @@ async fn plan(session: &Session, reference: &str, platforms: &[String]) -> Resul
         }
         match &document.says {
             Says::Index(manifests) => {
-                for child in manifests {
-                    if seen.insert(child.digest) {
-                        waiting.push((child_of(session, child).await?, depth + 1));
-                    }
+                let new: Vec<&Descriptor> = manifests.iter().filter(|child| seen.insert(child.digest)).collect();
+                new.iter().try_for_each(|child| budget.take(child.size)).map_err(refused)?;
+                for child in new {
+                    waiting.push((child_of(session, child).await?, depth + 1));
                 }
             }
             Says::Image { config, layers } => {
@@ -171,6 +193,7 @@ async fn choose(
     reference: &str,
     manifests: &[Descriptor],
     platforms: &[String],
+    budget: &mut Budget,
 ) -> Result<(Document, Vec<Document>)> {
     let mut chosen: Vec<&Descriptor> = Vec::new();
     for wanted in platforms {
@@ -191,6 +214,8 @@ async fn choose(
         let cause = format!("{} is an index where an image is expected", nested.digest);
         return Err(fail("pull", &session.shown(reference), cause, Class::Integrity));
     }
+    let refused = |why: String| fail("pull", &session.shown(reference), why, Class::Integrity);
+    chosen.iter().try_for_each(|one| budget.take(one.size)).map_err(refused)?;
     let mut documents = Vec::new();
     for one in &chosen {
         documents.push(child_of(session, one).await?);

@@ -1,8 +1,10 @@
 //! What is attached to an image: manifests whose `subject` it is, listed by the registry's referrers API, or where it has none under the tag `sha256-<hex>` of
 //! the image's digest (OCI distribution 1.1, "Referrers Tag Schema").
 //!
-//! The tag is read, extended and written, which two writers can do at once: it is read back twice, the second time after a moment that is longer than such
-//! a round takes, and written again while ours is missing. Nothing that somebody else listed is left out.
+//! The tag is read, extended and written, which two writers can do at once. It is looked at once more right before it is written, and what moved meanwhile is
+//! read again; afterwards it is read back twice, the second time after twice as long as the round took, and written again while ours is missing. So ours
+//! is there to stay unless another writer takes longer than that. An entry written between our last look and our write is lost: registries have no
+//! conditional write.
 
 use super::{
     content::{MAX_DOCUMENT, MAX_PARTS},
@@ -12,6 +14,7 @@ use super::{
 };
 use crate::{
     error::Result,
+    layout::MAX_DOCUMENTS,
     spec::{Descriptor, INDEX, MANIFEST},
 };
 use bytes::Bytes;
@@ -19,7 +22,10 @@ use domain::{Class, Digest, Events};
 use jiff::Timestamp;
 use reqwest::{Method, StatusCode, header};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// A Sigstore bundle: the type of the layer, and of the artifact.
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
@@ -31,6 +37,10 @@ const CREATED: &str = "org.opencontainers.image.created";
 const MAX_BUNDLE: u64 = 32 << 20;
 /// How many pages of a list are read.
 const MAX_PAGES: usize = 50;
+/// The most that all bundles of an image may have together, in bytes.
+const MAX_BUNDLES: u64 = 256 << 20;
+/// The longest wait for somebody else who writes the same tag.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// How often a tag is written that somebody else writes at the same time.
 const ROUNDS: u32 = 10;
 
@@ -194,7 +204,12 @@ pub(crate) async fn attach_with(
             unlisted.push(entry);
         }
     }
-    if !unlisted.is_empty() && from_api(session, subject).await?.is_none() {
+    if !unlisted.is_empty() {
+        // That there is an API does not say that it knows them.
+        let listed = from_api(session, subject).await?.unwrap_or_default();
+        unlisted.retain(|entry| !listed.iter().any(|one| one.digest == entry.digest));
+    }
+    if !unlisted.is_empty() {
         list_by_tag(session, subject, &unlisted).await?;
     }
     events.note(format!(
@@ -210,7 +225,8 @@ async fn list_by_tag(session: &Session, subject: &Digest, entries: &[Named]) -> 
     let tag = fallback_tag(subject);
     let doing = Doing { action: "list what is attached", what: session.shown(&tag) };
     for round in 1..=ROUNDS {
-        let (mut list, _) = read_tag(session, &tag, &doing).await?;
+        let began = Instant::now();
+        let (mut list, _, read) = read_tag(session, &tag, &doing).await?;
         if add(&mut list, entries)? {
             let bytes = Bytes::from(crate::layout::to_json(&list)?);
             if bytes.len() as u64 > MAX_DOCUMENT {
@@ -218,12 +234,18 @@ async fn list_by_tag(session: &Session, subject: &Digest, entries: &[Named]) -> 
                     doing.failed(format!("the list would be larger than {MAX_DOCUMENT} bytes"), Class::BadInput)
                 );
             }
+            if manifests::head(session, &tag).await? != read {
+                session.pause(round.min(3), None, &doing).await?;
+                continue;
+            }
             manifests::put(session, &tag, &bytes, INDEX).await?;
         }
+        let took = began.elapsed();
         if holds(session, &tag, entries, &doing).await? {
             // Somebody who had read the tag before we wrote it writes it now.
             let step = session.access.patience.step;
-            session.pause(1, Some(step + step.mul_f64(f64::from(round) / 4.0)), &doing).await?;
+            let least = step + step.mul_f64(f64::from(round) / 4.0);
+            session.pause(1, Some((took * 2).min(MAX_PAUSE).max(least)), &doing).await?;
             if holds(session, &tag, entries, &doing).await? {
                 return Ok(());
             }
@@ -235,7 +257,7 @@ async fn list_by_tag(session: &Session, subject: &Digest, entries: &[Named]) -> 
 }
 
 async fn holds(session: &Session, tag: &str, entries: &[Named], doing: &Doing<'_>) -> Result<bool> {
-    let (_, listed) = read_tag(session, tag, doing).await?;
+    let (_, listed, _) = read_tag(session, tag, doing).await?;
     Ok(entries.iter().all(|entry| listed.iter().any(|one| one.digest == entry.digest)))
 }
 
@@ -252,7 +274,8 @@ fn add(list: &mut List, entries: &[Named]) -> Result<bool> {
     Ok(changed)
 }
 
-async fn read_tag(session: &Session, tag: &str, doing: &Doing<'_>) -> Result<(List, Vec<Named>)> {
+/// The list under the tag, its entries, and the digest that the tag had.
+async fn read_tag(session: &Session, tag: &str, doing: &Doing<'_>) -> Result<(List, Vec<Named>, Option<Digest>)> {
     let Some(fetched) = manifests::get(session, tag).await? else {
         let list = List {
             schema_version: 2,
@@ -260,12 +283,12 @@ async fn read_tag(session: &Session, tag: &str, doing: &Doing<'_>) -> Result<(Li
             manifests: Vec::new(),
             others: BTreeMap::new(),
         };
-        return Ok((list, Vec::new()));
+        return Ok((list, Vec::new(), None));
     };
     let refused = |why: String| doing.failed(why, Class::Integrity);
     let list = List::read(&fetched.bytes).map_err(refused)?;
     let entries = list.entries().map_err(refused)?;
-    Ok((list, entries))
+    Ok((list, entries, Some(fetched.digest)))
 }
 
 /// What the referrers API lists; `None` where there is none.
@@ -292,6 +315,9 @@ async fn from_api(session: &Session, subject: &Digest) -> Result<Option<Vec<Name
         let bytes = session.read_bounded(answer, MAX_DOCUMENT, &doing).await?;
         let entries = List::read(&bytes).and_then(|list| list.entries());
         found.extend(entries.map_err(|why| doing.failed(why, Class::Integrity))?);
+        if found.len() > MAX_PARTS {
+            return Err(doing.failed(format!("the list has more than {MAX_PARTS} entries"), Class::Integrity));
+        }
         match next {
             Some(next) if next != url => url = next,
             _ => return Ok(Some(found)),
@@ -314,6 +340,10 @@ async fn bundles_of(session: &Session, subject: &Digest) -> Result<Vec<(Digest, 
     // A registry that learned the API later may still have the tag.
     let mut listed = from_api(session, subject).await?.unwrap_or_default();
     listed.extend(read_tag(session, &tag, &doing).await?.1);
+    if listed.len() > MAX_PARTS {
+        return Err(doing.failed(format!("more than {MAX_PARTS} entries are listed"), Class::Integrity));
+    }
+    let mut bytes_left = MAX_DOCUMENTS;
     let mut found: Vec<(Digest, Manifest)> = Vec::new();
     for entry in listed {
         let is_other = entry.artifact_type.as_deref().is_some_and(|artifact_type| artifact_type != BUNDLE);
@@ -325,6 +355,9 @@ async fn bundles_of(session: &Session, subject: &Digest) -> Result<Vec<(Digest, 
         };
         let fetched = manifests::get(session, &entry.digest.to_string()).await?;
         let fetched = fetched.ok_or_else(|| refused("it is listed and not there".to_owned()))?;
+        bytes_left = bytes_left.checked_sub(fetched.bytes.len() as u64).ok_or_else(|| {
+            doing.failed(format!("its manifests have more than {MAX_DOCUMENTS} bytes together"), Class::Integrity)
+        })?;
         let manifest: Manifest = serde_json::from_slice(&fetched.bytes)
             .map_err(|error| refused(format!("its JSON is not understood: {error}")))?;
         let artifact_type = manifest.artifact_type.as_deref().unwrap_or(&manifest.config.media_type);
@@ -344,8 +377,15 @@ async fn bundles_of(session: &Session, subject: &Digest) -> Result<Vec<(Digest, 
 
 /// [`super::attached`] over a session.
 pub(crate) async fn attached_with(session: &Session, subject: &Digest) -> Result<Vec<Attached>> {
+    let bundles = bundles_of(session, subject).await?;
+    let bytes = bundles.iter().map(|(_, manifest)| manifest.layers[0].size).fold(0, u64::saturating_add);
+    if bytes > MAX_BUNDLES {
+        let doing = Doing { action: "read what is attached", what: session.shown(&subject.to_string()) };
+        let cause = format!("the bundles have {bytes} bytes together, more than {MAX_BUNDLES}");
+        return Err(doing.failed(cause, Class::Integrity));
+    }
     let mut attached = Vec::new();
-    for (manifest, document) in bundles_of(session, subject).await? {
+    for (manifest, document) in bundles {
         let layer = &document.layers[0];
         let bytes = blob(session, layer).await?;
         attached.push(Attached {

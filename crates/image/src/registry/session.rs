@@ -165,11 +165,13 @@ impl Session {
         })
     }
 
-    /// Moves the end of the whole work away by what so many bytes may take at the slowest speed that is waited for.
+    /// Moves the end of the whole work away by what so many bytes may take at the slowest speed that is waited for. It begins now: what other
+    /// repositories took meanwhile is not this one's.
     pub(crate) fn allow(&self, bytes: u64) {
         let slowest = self.access.patience.slowest.max(1);
         let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-        *deadline += Duration::from_secs(bytes / slowest);
+        let fresh = Instant::now() + self.access.patience.total;
+        *deadline = (*deadline).max(fresh) + Duration::from_secs(bytes / slowest);
     }
 
     fn deadline(&self) -> Instant {
@@ -700,6 +702,19 @@ mod tests {
     async fn session(repository: &str, insecure: bool) -> Session {
         let to = Destination { repository: repository.to_owned(), insecure };
         Session::open(&to, Purpose::Read, Vec::new(), &Access::anonymous()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_others_took_does_not_count() {
+        let session = session("reg.example/wine", false).await;
+        let patience = session.access.patience;
+        let late = Instant::now();
+        *session.deadline.lock().unwrap() = late;
+        session.allow(0);
+        assert!(session.deadline() >= late + patience.total);
+        let before = session.deadline();
+        session.allow(100 * patience.slowest);
+        assert!(session.deadline() >= before + Duration::from_secs(100));
     }
 
     #[tokio::test]

@@ -204,13 +204,15 @@ pub(crate) async fn put(
         if !has(session, path, &source.digest, source.size).await? {
             continue;
         }
-        match mount(session, path, &source.digest, &doing).await? {
-            None => {
+        match mount(session, path, &source.digest, &doing).await {
+            Ok(None) => {
                 confirm(session, &source.digest, source.size, &doing).await?;
                 return advance(Fate::Mounted);
             }
             // It would not, and has begun an upload instead.
-            Some(upload) => begun = Some(upload),
+            Ok(Some(upload)) => begun = Some(upload),
+            // Mounting is only a saving: what is really wrong is so with a plain upload too, and is said there.
+            Err(_) => {}
         }
         break;
     }
@@ -238,14 +240,14 @@ pub(crate) async fn put(
     }
 }
 
-/// Whether a repository has a blob. One that we may not read has none for us.
+/// Whether a repository has a blob. Another one that does not answer as it should, or that we may not read, has none for us.
 async fn has(session: &Session, path: &str, digest: &Digest, size: u64) -> Result<bool> {
     let own = path == session.repository.path;
     let doing = Doing { action: "look for a blob", what: session.shown(&digest.to_string()) };
     let url = session.url_in(path, &format!("blobs/{digest}"));
     let answer = session.call(&doing, || session.request(Method::HEAD, url.clone())).await;
     let answer = match answer {
-        Err(error) if !own && error.class() == Class::NotPermitted => return Ok(false),
+        Err(_) if !own => return Ok(false),
         other => other?,
     };
     match answer.status() {
@@ -253,6 +255,7 @@ async fn has(session: &Session, path: &str, digest: &Digest, size: u64) -> Resul
         // It is there, and its bytes are served by somebody else. We do not go there to hear so.
         status if status.is_redirection() => Ok(true),
         status if status.is_success() => match length(&answer) {
+            Some(other) if other != size && !own => Ok(false),
             Some(other) if other != size => {
                 let cause = format!("the registry says that it has {other} bytes, and it has {size}");
                 Err(doing.failed(cause, Class::Integrity))

@@ -289,6 +289,81 @@ async fn indexes_that_are_deep_many_or_lie_about_their_children_are_refused() {
 }
 
 #[tokio::test]
+async fn documents_that_are_too_large_together_are_not_fetched() {
+    let children = |count: usize, size: usize| {
+        let entries: Vec<_> = (0..count)
+            .map(|number| {
+                json!({"mediaType": MANIFEST, "digest": Digest::of(number.to_string()), "size": size,
+                    "platform": {"os": "linux", "architecture": format!("a{number}")}})
+            })
+            .collect();
+        json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string()
+    };
+    for (words, text) in [("bytes together", children(17, 4 << 20)), ("too many", children(1000, 1))] {
+        let fake = Fake::plain().await;
+        fake.with(|state| state.document("wine", "large", INDEX, text.as_bytes()));
+        let error = refused(&fake, "large", &access(None)).await;
+        assert!(error.to_string().contains(words) && error.class() == Class::Integrity, "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let all: Vec<String> = (0..17).map(|number| format!("linux/a{number}")).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        let error = pull(&fake, "large", &all, &folder.path().join("to"), &access(None)).await.unwrap_err();
+        let chosen = if words == "too many" { "is not there" } else { words };
+        assert!(error.to_string().contains(chosen), "{error}");
+        let most = usize::from(words == "too many");
+        assert_eq!(fake.with(|state| state.count("GET", "/manifests/sha256:")), most);
+    }
+}
+
+#[tokio::test]
+async fn more_is_not_read_than_can_be_attached() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = layout_with(folder.path(), &[]).root();
+    let bundle_type = "application/vnd.dev.sigstore.bundle.v0.3+json";
+    let entry = |bytes: &[u8], kind: &str| json!({"mediaType": MANIFEST, "digest": Digest::of(bytes), "size": bytes.len(), "artifactType": kind});
+    let list = |entries: Vec<serde_json::Value>| {
+        json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string()
+    };
+    // Nine bundles, each as large as one may be.
+    let fake = Fake::plain().await;
+    let mut entries = Vec::new();
+    for number in 0..9 {
+        let bytes = json!({"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": bundle_type,
+            "layers": [{"mediaType": bundle_type, "digest": Digest::of(number.to_string()), "size": 32 << 20}],
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": Digest::of(b"{}"), "size": 2},
+            "subject": {"mediaType": MANIFEST, "digest": root, "size": 3}})
+        .to_string();
+        fake.with(|state| state.document("wine", "x", MANIFEST, bytes.as_bytes()));
+        entries.push(entry(bytes.as_bytes(), bundle_type));
+    }
+    let tag = format!("sha256-{}", root.hex());
+    fake.with(|state| state.document("wine", &tag, INDEX, list(entries).as_bytes()));
+    let error = attached_with(&writer(&fake).await, &root).await.unwrap_err();
+    assert!(error.to_string().contains("bytes together") && error.class() == Class::Integrity, "{error}");
+    assert_eq!(fake.with(|state| state.count("GET", "/blobs/")), 0);
+    // Pages without an end, and a page beside a tag.
+    let many = move |from: usize| list((from..from + 600).map(|n| entry(n.to_string().as_bytes(), "x")).collect());
+    for pages in [true, false] {
+        let mut page = 0;
+        let fake = Fake::start(move |request, _| {
+            if !request.target.contains("/referrers/") {
+                return None;
+            }
+            page += 1;
+            let link = format!("<{}?page={page}>; rel=\"next\"", request.path());
+            let mut headers = vec![("Content-Type", INDEX)];
+            headers.extend(pages.then_some(("Link", link.as_str())));
+            Some(answer(200, &headers, many(page * 600)))
+        })
+        .await;
+        fake.with(|state| state.document("wine", &tag, INDEX, many(0).as_bytes()));
+        let error = attached_with(&writer(&fake).await, &root).await.unwrap_err();
+        assert!(error.to_string().contains("more than 1000 entries"), "{error}");
+        assert!(fake.with(|state| state.log.len()) <= 3);
+    }
+}
+
+#[tokio::test]
 async fn foreign_layers_and_layers_that_are_documents_are_refused_by_name() {
     for (media_type, words) in [
         ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "is foreign"),

@@ -451,6 +451,92 @@ async fn a_lost_race_for_the_fallback_tag_is_run_again_and_both_are_listed() {
     assert!(races.load(SeqCst) >= 4);
 }
 
+#[tokio::test]
+async fn what_the_api_does_not_list_is_listed_by_the_tag() {
+    let folder = tempfile::tempdir().unwrap();
+    let built = layout_with(folder.path(), &[]);
+    let empty = format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#, spec::INDEX);
+    let fake = Fake::start(move |request, _| {
+        let asked = request.is("GET", "/referrers/");
+        asked.then(|| answer(200, &[("Content-Type", spec::INDEX)], empty.clone()))
+    })
+    .await;
+    push(&built, &fake.at("wine"), &[], &access(None)).await.unwrap();
+    let session = writer(&fake).await;
+    let root = built.root();
+    attach_with(&session, &root, &[bundle("one")], &Events::nowhere()).await.unwrap();
+    assert_eq!(attached_with(&session, &root).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_listed_while_ours_was_written_down_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let built = layout_with(folder.path(), &[]);
+    let root = built.root();
+    let tag = format!("sha256-{}", root.hex());
+    let other = serde_json::json!({"mediaType": spec::MANIFEST, "digest": Digest::of(b"other"), "size": 5, "artifactType": "application/x"});
+    let list = serde_json::json!({"schemaVersion": 2, "mediaType": spec::INDEX, "manifests": [other]}).to_string();
+    let place = ("wine".to_owned(), tag.clone());
+    let (mut looked, mut written) = (0, 0);
+    let fake = Fake::start(move |request, state| {
+        if request.is("HEAD", &tag) {
+            looked += 1;
+            if looked == 1 {
+                // After we read the tag, and before we write it.
+                state.document("wine", &tag, spec::INDEX, list.as_bytes());
+            }
+        }
+        if request.is("PUT", &tag) {
+            written += 1;
+            // Our first write loses against another one at the same moment.
+            return (written == 1).then(|| answer(201, &[], ""));
+        }
+        None
+    })
+    .await;
+    push(&built, &fake.at("wine"), &[], &access(None)).await.unwrap();
+    let session = writer(&fake).await;
+    attach_with(&session, &root, &[bundle("mine")], &Events::nowhere()).await.unwrap();
+    assert_eq!(attached_with(&session, &root).await.unwrap().len(), 1);
+    fake.with(|state| {
+        let list: serde_json::Value = serde_json::from_slice(&state.manifests[&place].1).unwrap();
+        assert_eq!(list["manifests"].as_array().unwrap().len(), 2, "{list}");
+        assert_eq!((state.count("PUT", &place.1), state.count("HEAD", &place.1)), (2, 3));
+    });
+}
+
+#[tokio::test]
+async fn a_blob_that_cannot_be_mounted_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let built = layout_with(folder.path(), &[noise(12, 5000)]);
+    for status in [400, 401, 403, 404, 405, 500] {
+        // The mount is refused, or the other repository does not say what it has.
+        for looks in [false, true] {
+            let fake = Fake::start(move |request, _| {
+                let hit = if looks { request.is("HEAD", "/v2/one/blobs/sha256") } else { request.is("POST", "mount=") };
+                (hit && request.target.contains("two") != looks).then(|| answer(status, &[], "no"))
+            })
+            .await;
+            let access = access(None);
+            fake.with(|state| {
+                state.blobs.extend(
+                    layout::blobs(&built.layout)
+                        .unwrap()
+                        .into_iter()
+                        .map(|(digest, path, _)| (("one".to_owned(), digest.to_string()), fs::read(path).unwrap())),
+                );
+            });
+            let session =
+                Session::open(&fake.at("two"), Purpose::Write, vec!["one".to_owned()], &access).await.unwrap();
+            for (digest, path, size) in layout::blobs(&built.layout).unwrap() {
+                let source = Arc::new(super::upload::Source::new(digest, size, path));
+                let fate = super::upload::put(&session, &source, &Arc::default(), None).await.unwrap();
+                assert_eq!(fate, super::upload::Fate::Sent, "{status} {looks}");
+            }
+        }
+    }
+}
+
 /// All files below a folder, with their bytes.
 fn files(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let all = walkdir::WalkDir::new(root).sort_by_file_name().into_iter().map(|entry| entry.unwrap().into_path());
