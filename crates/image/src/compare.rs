@@ -1,6 +1,7 @@
 //! The first thing in which two images differ, for people who want to know why a build gave another digest.
 
 use crate::{
+    base::parse_platform,
     error::Result,
     layer::{BUFFER, read_failed, read_layer, stopped},
     layout::{Documents, blobs_dir, read_documents},
@@ -24,16 +25,17 @@ pub struct Difference {
 /// The first file, in order of layers and then of paths, in which two images of one platform differ; then the first field of their
 /// configurations. `None` when both are the same, byte for byte.
 ///
-/// It needs room for the names of one layer of each at a time. Hostile layers are refused.
+/// It needs room for the names of one layer of each at a time. Hostile layers are refused, and so is a platform that is not understood.
 pub fn first_difference(first: &Path, second: &Path, platform: &str) -> Result<Option<Difference>> {
-    let platform = crate::spec::Platform::parse(platform);
-    let (one, other) = (read_documents(first, platform.as_ref())?, read_documents(second, platform.as_ref())?);
+    let platform = parse_platform(platform)?;
+    let (one, other) = (read_documents(first, Some(&platform))?, read_documents(second, Some(&platform))?);
     if one.manifest_descriptor.digest == other.manifest_descriptor.digest {
         return Ok(None);
     }
-    let pairs = one.manifest.layers.iter().zip(&other.manifest.layers).enumerate();
-    for (number, (here, there)) in pairs.filter(|(_, (here, there))| here.digest != there.digest) {
-        let (here, there) = (entries(first, here)?, entries(second, there)?);
+    let mut pairs = one.manifest.layers.iter().zip(&other.manifest.layers).enumerate();
+    if let Some((number, (here, there))) = pairs.find(|(_, (here, there))| here.digest != there.digest) {
+        let limits = Limits::default();
+        let (here, there) = (entries(first, here, &limits)?, entries(second, there, &limits)?);
         let found = differing(&here, &there).unwrap_or_else(|| Difference {
             path: format!("layer {number}"),
             what: "the order of its entries, their headers or its compression".to_owned(),
@@ -58,17 +60,19 @@ struct Seen {
     content: Option<[u8; 32]>,
 }
 
-fn entries(layout: &Path, layer: &Descriptor) -> Result<BTreeMap<Vec<u8>, Seen>> {
-    let limits = Limits::default();
-    let reader = read_layer(&blobs_dir(layout), layer, &limits, limits.bytes)?;
+fn entries(layout: &Path, layer: &Descriptor, limits: &Limits) -> Result<BTreeMap<Vec<u8>, Seen>> {
+    let refused = |why: &str| read_failed(layer.digest, std::io::Error::other(why));
+    let reader = read_layer(&blobs_dir(layout), layer, limits, limits.bytes)?;
     let mut archive = TarReader::new(reader);
     let mut found = BTreeMap::new();
     let mut buffer = vec![0; BUFFER];
+    let mut names_left = limits.names;
     while let Some(entry) = archive.next_entry().map_err(|stop| stopped(layer.digest, stop))? {
         if found.len() as u64 >= limits.entries {
-            let why = std::io::Error::other("it has more entries than are allowed");
-            return Err(read_failed(layer.digest, why));
+            return Err(refused("it has more entries than are allowed"));
         }
+        let names = (entry.path.len() + entry.link.len()) as u64;
+        names_left = names_left.checked_sub(names).ok_or_else(|| refused("its names are longer than is allowed"))?;
         let mut hasher = sha2::Sha256::new();
         loop {
             let read = archive.read(&mut buffer).map_err(|stop| stopped(layer.digest, stop))?;
@@ -112,7 +116,9 @@ fn fields(one: &Documents, other: &Documents) -> Difference {
     ];
     let found = pairs.iter().find_map(|(name, one, other)| pointer(one, other).map(|at| (name, at)));
     match found {
-        Some((name, (at, one, other))) => Difference { path: format!("{name}{at}"), what: format!("{one} and {other}") },
+        Some((name, (at, one, other))) => {
+            Difference { path: format!("{name}{at}"), what: format!("{one} and {other}") }
+        }
         None => Difference { path: "configuration".to_owned(), what: "fields that are not understood".to_owned() },
     }
 }
@@ -124,10 +130,9 @@ fn pointer(one: &Value, other: &Value) -> Option<(String, String, String)> {
     };
     match (one, other) {
         _ if one == other => None,
-        (Value::Object(here), Value::Object(there)) => here
-            .keys()
-            .chain(there.keys())
-            .find_map(|key| below(key.clone(), here.get(key).unwrap_or(&Value::Null), there.get(key).unwrap_or(&Value::Null))),
+        (Value::Object(here), Value::Object(there)) => here.keys().chain(there.keys()).find_map(|key| {
+            below(key.clone(), here.get(key).unwrap_or(&Value::Null), there.get(key).unwrap_or(&Value::Null))
+        }),
         (Value::Array(here), Value::Array(there)) if here.len() == there.len() => {
             here.iter().zip(there).enumerate().find_map(|(at, (one, other))| below(at.to_string(), one, other))
         }
@@ -135,5 +140,30 @@ fn pointer(one: &Value, other: &Value) -> Option<(String, String, String)> {
             let short = |value: &Value| value.to_string().chars().take(200).collect::<String>();
             Some((String::new(), short(one), short(other)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{layout, spec::LAYER_TAR};
+
+    #[test]
+    fn names_are_bounded_and_a_platform_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = layout::create(folder.path()).unwrap();
+        let mut archive = tar::Builder::new(Vec::new());
+        for number in 0..10 {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(0);
+            archive.append_data(&mut header, format!("name-{number}"), std::io::empty()).unwrap();
+        }
+        let layer = layout::put(&blobs, LAYER_TAR, &archive.into_inner().unwrap()).unwrap();
+        let names = |names: u64| entries(folder.path(), &layer, &Limits { names, ..Limits::default() });
+        assert_eq!(names(60).unwrap().len(), 10);
+        let error = names(59).unwrap_err().to_string();
+        assert!(error.contains("its names are longer"), "{error}");
+        let error = first_difference(folder.path(), folder.path(), "linux").unwrap_err().to_string();
+        assert!(error.contains("platform \"linux\" is not understood"), "{error}");
     }
 }

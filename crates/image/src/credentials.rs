@@ -97,6 +97,8 @@ pub(crate) async fn find(
     let names = names(registry);
     for name in &names {
         let helper = config.cred_helpers.get(name).or(config.creds_store.as_ref());
+        // Docker writes an empty name where there is no helper.
+        let helper = helper.filter(|helper| !helper.is_empty());
         if let Some(helper) = helper
             && let Some(found) = ask(helper, helpers, patience, name).await?
         {
@@ -270,6 +272,9 @@ esac
         let store = r#"{"credsStore":"test","auths":{"unknown.example":{"auth":"bWU6aHVi"}}}"#;
         assert_eq!(found(store, "known.example").await.unwrap(), basic("u", "s"));
         assert_eq!(found(store, "unknown.example").await.unwrap(), basic("me", "hub"));
+        let none = store.replace("\"test\"", "\"\"");
+        assert_eq!(found(&none, "unknown.example").await.unwrap(), basic("me", "hub"));
+        assert_eq!(found(&none, "known.example").await.unwrap(), Login::Anonymous);
     }
 
     #[tokio::test]
