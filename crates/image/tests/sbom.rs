@@ -110,6 +110,34 @@ fn a_component(root: &Path) {
 }
 
 #[test]
+fn rpm_packages_that_nobody_lists_are_spoken_of() {
+    let root = tempfile::tempdir().unwrap();
+    let made = |name: &str, layers: &[Vec<u8>]| {
+        let layout = root.path().join(name);
+        layout_of(&layout, layers, true);
+        let lines = Lines::default();
+        let bill = sbom(&request(root.path(), Some(&layout), &lines.events())).unwrap();
+        (property(&document(&bill), "sealift:sbom:unlisted"), lines.all().join("\n"))
+    };
+    for (name, path) in [
+        ("one", "var/lib/rpm/rpmdb.sqlite"),
+        ("two", "usr/lib/sysimage/rpm/rpmdb.sqlite"),
+        ("three", "var/lib/rpm/Packages"),
+    ] {
+        let base = tar_of(&[Entry::File("usr/lib/os-release", "ID=fedora\n"), Entry::File(path, "not read")]);
+        let (said, warned) = made(name, std::slice::from_ref(&base));
+        let text = format!("RPM packages are not listed, /{path} is read by syft alone");
+        assert_eq!(said, std::slice::from_ref(&text));
+        assert!(warned.contains(&text), "{warned}");
+        // A later layer deletes it, and there is nothing to say.
+        let (folder, file) = path.rsplit_once('/').unwrap();
+        let deleted = tar_of(&[Entry::File(&format!("{folder}/.wh.{file}"), "")]);
+        let (said, warned) = made(&format!("{name}-deleted"), &[base, deleted]);
+        assert!(said.is_empty() && !warned.contains("RPM"), "{said:?} {warned}");
+    }
+}
+
+#[test]
 fn a_bill_names_what_locks_and_layers_hold_and_is_the_same_everywhere() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let events = Events::nowhere();

@@ -128,9 +128,18 @@ pub(crate) struct Bill {
     pub(crate) roots: BTreeSet<String>,
     /// The files that were read.
     pub(crate) sources: BTreeSet<String>,
+    /// Databases in the image that were seen and are not read.
+    pub(crate) unread: BTreeSet<String>,
 }
 
 impl Bill {
+    /// What the image has and only syft lists.
+    pub(crate) fn unlisted(&self) -> Option<String> {
+        let files: Vec<&str> = self.unread.iter().map(String::as_str).collect();
+        (!files.is_empty())
+            .then(|| format!("RPM packages are not listed, {} is read by syft alone", files.join(" and ")))
+    }
+
     /// Adds a part, or what it has of news to the one that is known already. Its reference.
     pub(crate) fn add(&mut self, part: Part) -> String {
         let reference = part.reference();

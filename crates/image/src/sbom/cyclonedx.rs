@@ -33,11 +33,13 @@ pub(crate) fn write(
             format!("syft {} and {own}", found.version)
         }
     };
+    let unlisted = bill.unlisted().filter(|_| found.is_none());
     let content = content(bill, found);
     let (component, reference) = component(request, image);
     let mut properties = vec![property("sealift:sbom:tool", &tool)];
     properties.extend(bill.sources.iter().map(|source| property("sealift:sbom:source", source)));
-    if content.components.is_empty() {
+    properties.extend(unlisted.as_deref().map(|text| property("sealift:sbom:unlisted", text)));
+    if content.components.is_empty() && bill.unread.is_empty() {
         let text = "no lock file and no database of installed packages was found";
         properties.push(property("sealift:sbom:empty", text));
     }

@@ -12,6 +12,7 @@
 //!
 //! - Nothing is left out in silence: a file that is malformed, too large or outside the component is an error that names it; a package that a
 //!   file asks for without a version is in the bill without one; syft adds to what is found here and never replaces it.
+//!   RPM's database is read by syft alone: without it the document and a warning say that RPM packages are not listed.
 //! - No clock, path of this machine or order of a listing reaches the document: the same files, image and tool give the same bytes, and the serial number is
 //!   made from them.
 //! - Nothing is fetched, and no user or password of a URL is written.
@@ -99,6 +100,9 @@ pub fn sbom(request: &SbomRequest<'_>) -> Result<Sbom> {
             system::read(layout, documents, &mut bill)?;
         }
         found = ask_syft(request, layout, &contents.images)?;
+    }
+    if let Some(text) = bill.unlisted().filter(|_| found.is_none()) {
+        request.events.warn(format!("the bill of materials of {} is not whole: {text}", request.name));
     }
     cyclonedx::write(request, &bill, image, found)
 }

@@ -75,12 +75,11 @@ fn requirement(
     if line.is_empty() {
         return Ok(());
     }
-    for option in ["-r", "--requirement"] {
-        if let Some(path) = line.strip_prefix(option)
-            && path.starts_with([' ', '=', '\t'])
-        {
-            return include(path.trim_matches([' ', '=', '\t', '"', '\'']), bill);
-        }
+    let long = || line.strip_prefix("--requirement").filter(|path| path.starts_with([' ', '=', '\t']));
+    // The short option may have its file without a space.
+    if let Some(path) = line.strip_prefix("-r").or_else(long) {
+        let path = path.trim_matches([' ', '=', '\t', '"', '\'']);
+        return if path.is_empty() { Err("it includes a file without a name".to_owned()) } else { include(path, bill) };
     }
     let editable = ["-e ", "--editable ", "--editable="].iter().find_map(|option| line.strip_prefix(option));
     if line.starts_with('-') && editable.is_none() {

@@ -23,7 +23,7 @@ const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 fn requirements_are_read_with_pins_hashes_includes_and_what_is_only_asked_for() {
     let text = format!(
         "# comment\n--index-url https://pypi.example/simple\nFlask_Cors[x]==4.0.1 ; python_version < '4' \\\n    --hash=sha256:{A} \\\n    --hash=sha256:{}\n\
-         numpy>=1.26,<3  # why\n-r more.txt\n-c constraints.txt\ntool @ https://example.org/tool-1.0.whl\ngit+https://example.org/x.git@v1#egg=x-y\n-e .\nstar==1.*\n",
+         numpy>=1.26,<3  # why\n-r more.txt\n-rbase.txt\n--requirement=last.txt\n--require-hashes\n-c constraints.txt\ntool @ https://example.org/tool-1.0.whl\ngit+https://example.org/x.git@v1#egg=x-y\n-e .\nstar==1.*\n",
         "b".repeat(64)
     );
     let mut asked = Vec::new();
@@ -33,7 +33,7 @@ fn requirements_are_read_with_pins_hashes_includes_and_what_is_only_asked_for() 
             Ok(())
         })
     });
-    assert_eq!(asked, ["more.txt"]);
+    assert_eq!(asked, ["more.txt", "base.txt", "last.txt"]);
     expect_test::expect![[r#"
         [
             "pkg:pypi/flask-cors@4.0.1",
@@ -55,6 +55,7 @@ fn a_requirement_that_is_none_is_named_with_its_line() {
     assert_eq!(with("a==1\n<<<<<<< HEAD\n"), "line 2: \"<<<<<<< HEAD\" is no requirement");
     assert_eq!(with("a==1 --hash=sha256:12"), "line 1: \"sha256:12\" is no hash that is known");
     assert_eq!(with("two words"), "line 1: \"words\" after two is no version");
+    assert_eq!(with("-r"), "line 1: it includes a file without a name");
     assert_eq!(with("-r other.txt"), "line 1: other.txt is not to be read");
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Layers are read as streams, in order, and only the few files that matter are kept, each as the uppermost layer has it:
 //! what a later layer deletes is not in the bill. Nothing is unpacked. Every layer must unpack to what the configuration says.
+//!
+//! RPM's databases (SQLite, Berkeley DB, ndb) are not read: that one is there is noted, and the bill says so where syft did not list what it has.
 
 use super::bill::{Bill, Kind as PartKind, Part, malformed, normal_python_name, purl};
 use super::python;
@@ -37,6 +39,8 @@ pub(crate) fn read(layout: &Path, documents: &Documents, bill: &mut Bill) -> Res
         .filter(|(path, _)| matters(path))
         .map(|(path, bytes)| (String::from_utf8_lossy(path).into_owned(), String::from_utf8_lossy(bytes).into_owned()))
         .collect();
+    let unread = files.keys().filter(|path| is_rpm_database(path));
+    bill.unread.extend(unread.map(|path| format!("/{}", String::from_utf8_lossy(path))));
     let system = ["usr/lib/os-release", "etc/os-release"].iter().find_map(|path| texts.get(*path));
     let system = system.map(|text| System::read(text)).unwrap_or_default();
     if let Some(part) = system.part() {
@@ -87,6 +91,13 @@ fn matters(path: &[u8]) -> bool {
         || distroless
         || path.ends_with(b".dist-info/METADATA")
         || path.ends_with(b".egg-info/PKG-INFO")
+}
+
+/// Whether a file is a database of installed packages that is not read here.
+fn is_rpm_database(path: &[u8]) -> bool {
+    let folders: [&[u8]; 2] = [b"var/lib/rpm/", b"usr/lib/sysimage/rpm/"];
+    let names: [&[u8]; 3] = [b"rpmdb.sqlite", b"Packages", b"Packages.db"];
+    folders.iter().filter_map(|folder| path.strip_prefix(*folder)).any(|name| names.contains(&name))
 }
 
 /// Reads what matters, and what is wanted besides. Targets of hard links that were not kept are added to `wanted`.
@@ -149,6 +160,7 @@ impl Scan<'_> {
         remove(&mut self.files, &path, false);
         let keep = matters(&path) || self.wanted.contains(&path);
         match entry.kind {
+            Kind::File | Kind::HardLink if !keep && is_rpm_database(&path) => drop(upper.insert(path, Vec::new())),
             Kind::File if keep => {
                 if entry.size > MAX_FILE || entry.size > self.bytes_left {
                     return Err(hostile("it is larger than a list of installed packages can be"));
