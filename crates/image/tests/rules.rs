@@ -1,4 +1,5 @@
 //! What is found in images, layer by layer.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod common;
 
@@ -34,7 +35,7 @@ fn setuid_files_count_as_a_container_sees_them() {
         setuid("opt/x/y"),
         entry("var/mail", b'5', "", 0o2775, b""),
     ];
-    let found = look(&[all.clone()], true);
+    let found = look(std::slice::from_ref(&all), true);
     assert_eq!((found.setuid.join(" "), found.setuid_count), ("bin/su opt/x/y usr/a/one usr/a/two".to_owned(), 4));
     let later = vec![
         file("bin/su", "not setuid any more"),
