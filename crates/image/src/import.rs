@@ -8,7 +8,7 @@
 use crate::{
     error::{Error, Result, count},
     layer::{BUFFER, BlobWriter, Written, in_parallel, persist},
-    layout::{self, Built, blobs_dir, read_whole},
+    layout::{self, Built, MAX_LAYERS, blobs_dir, read_whole},
     spec::{Descriptor, ImageConfig, LAYER_GZIP},
     tarread::{Kind, Stop, TarReader},
     unpack::Limits,
@@ -55,6 +55,16 @@ pub fn import_docker_archive(archive: &Path, to: &Path) -> Result<Built> {
         format!("{} is no image archive: it has neither manifest.json nor index.json", saved.name),
         "make it with docker save, or as an OCI archive",
     ))
+}
+
+/// Makes a layout of the image that the `index.json` of an archive names, whatever its `manifest.json` says: an archive of `docker save` has
+/// both, and engines differ in which one they read.
+pub fn import_oci_archive(archive: &Path, to: &Path) -> Result<Built> {
+    layout::create(to)?;
+    let folder = tempfile::tempdir_in(to).map_err(Error::file("create a folder in", to))?;
+    let saved = receive(archive, folder.path())?;
+    let staged = saved.as_layout(&folder.path().join("layout"))?;
+    copy(&staged, to)
 }
 
 /// Copies a layout that somebody else's tool made, with nothing but what belongs to the image, and verifies the copy.
@@ -253,6 +263,9 @@ fn convert(saved: &Saved, to: &Path) -> Result<Built> {
         let why = format!("it has {found}, its configuration names {}", config.rootfs.diff_ids.len());
         return Err(Error::damaged(&saved.name, why));
     }
+    if names.len() > MAX_LAYERS {
+        return Err(Error::bad(format!("{} has {} layers, more than {MAX_LAYERS}", saved.name, names.len())));
+    }
     let files = names.iter().map(|name| saved.find(name)).collect::<Result<Vec<_>>>()?;
     let pairs: Vec<(&Path, &Digest)> = files.into_iter().zip(&config.rootfs.diff_ids).collect();
     let blobs = blobs_dir(to);
@@ -284,5 +297,40 @@ fn compress(path: &Path, blobs: &Path, archive: &str) -> Result<Written> {
             Error::bad(format!("{archive} is refused: a layer unpacks to more bytes than are allowed"))
         })?;
         blob.write_all(&buffer[..read]).map_err(Error::file("write a layer in", blobs))?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn one_layer_named_a_thousand_times_and_once_more_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let layer = tar::Builder::new(Vec::new()).into_inner().unwrap();
+        let made = |count: usize| {
+            let identities = vec![Digest::of(&layer); count];
+            let config =
+                json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": identities}});
+            let manifest = json!([{"Config": "config.json", "Layers": vec!["layer.tar"; count]}]);
+            let mut archive = tar::Builder::new(Vec::new());
+            let files = [
+                ("config.json", config.to_string().into_bytes()),
+                ("manifest.json", manifest.to_string().into_bytes()),
+                ("layer.tar", layer.clone()),
+            ];
+            for (name, bytes) in files {
+                let mut header = tar::Header::new_ustar();
+                header.set_size(bytes.len() as u64);
+                archive.append_data(&mut header, name, bytes.as_slice()).unwrap();
+            }
+            let path = folder.path().join(format!("{count}.tar"));
+            fs::write(&path, archive.into_inner().unwrap()).unwrap();
+            import_docker_archive(&path, &folder.path().join(count.to_string()))
+        };
+        assert_eq!(made(2).unwrap().layers.len(), 2);
+        let error = made(1001).unwrap_err().to_string();
+        assert!(error.contains("1001 layers, more than 1000"), "{error}");
     }
 }
