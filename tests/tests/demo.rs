@@ -122,7 +122,9 @@ fn plays(target: &str, engine: Option<String>) {
     assert!(text.contains(&format!("target  {target}")), "{text}");
     assert_accuracies(&text);
     let line = |words: &[&str]| text.lines().any(|line| words.iter().all(|word| line.contains(word)));
-    for words in [&["image", "linux/", "sha256:"][..], &["sbom", "components listed by sealift"], &["sha256sum -c SHA256SUMS"]] {
+    for words in
+        [&["image", "linux/", "sha256:"][..], &["sbom", "components listed by sealift"], &["sha256sum -c SHA256SUMS"]]
+    {
         assert!(line(words), "the demo does not print {words:?}:\n{text}");
     }
     assert!(line(&["cosign verify-blob-attestation", "release.sigstore.json"]), "no command for cosign:\n{text}");

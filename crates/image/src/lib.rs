@@ -73,7 +73,7 @@ pub use command::{Artifact, Output, build_command};
 pub use compare::{Difference, first_difference};
 pub use docker::{BUILD_LABEL, build_docker, docker_ping};
 pub use error::{Error, Result};
-pub use import::{import_docker_archive, import_layout};
+pub use import::{import_docker_archive, import_layout, import_oci_archive};
 pub use layout::{Built, PlatformImage, assemble, blobs, open, reopen};
 pub use nix::{NixBuilt, NixFacts, build_nix};
 pub use oci::{OciInputs, build_oci};

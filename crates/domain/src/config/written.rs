@@ -62,7 +62,8 @@ fn project(file: &Section<'_>) -> Name {
 }
 
 fn source(file: &Section<'_>) -> Option<String> {
-    let project = file.section("project", &[keys::PROJECT])?;
+    // `project` has looked for unknown keys.
+    let project = file.get("project")?.open()?;
     let source = project.filled("source")?;
     match url::Url::parse(&source) {
         Ok(url) if !url.username().is_empty() && url.scheme() != "ssh" || url.password().is_some() => {

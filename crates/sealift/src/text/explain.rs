@@ -42,7 +42,7 @@ fn content(manifest: &Manifest, fields: &mut Fields) {
             .map(|(platform, image)| format!("{platform} {} ({})", image.manifest, bytes(image.bytes))),
     );
     fields.list("index", manifest.index.iter().map(|index| index.digest.to_string()));
-    fields.list("registry", manifest.references().into_iter());
+    fields.list("registry", manifest.references());
     fields.list(
         "artifact",
         manifest.artifacts.iter().map(|(path, file)| format!("{path} {} ({})", file.digest, bytes(file.bytes))),
