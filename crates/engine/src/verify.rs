@@ -1,7 +1,7 @@
 //! `release verify`: whether a release is what it says, and how anybody can find that out without Sealift.
 //!
 //! Asked of the store: the bundle's signature, every byte by its digest, the evidence that it was sealed with, and, unless that
-//! is left out, each registry: that the image is there byte for byte, that the version's tag points to it, and that the evidence is
+//! is left out, each registry that it was sealed for: that the image is there byte for byte, that the version's tag points to it, and that the evidence is
 //! attached. Asked of a restored folder: the same, without any server. [`rebuild`] builds the same commit again.
 //!
 //! Nothing is repaired here, and nothing that was not hashed counts. A moving tag (`1.2`, `latest`) that points elsewhere is

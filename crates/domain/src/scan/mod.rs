@@ -7,12 +7,13 @@
 //! What never happens here:
 //!
 //! - A report that is empty, torn, of another format, or that examined nothing is never a report without findings
-//!   ([`Unusable`] says why).
+//!   ([`Unusable`] says why). SARIF and gitleaks do not say what they examined: there an empty list is a report without findings.
 //! - A report about another image is never evidence for this one, and one that does not say what it is about only where the
 //!   check says `subject = "any"`.
 //! - An entry of the allow-list never holds for ever, and never without a reason.
 //! - One more finding never makes a verdict better.
-//! - No sentence quotes a secret that was found.
+//! - No sentence quotes a secret that was found. (A SARIF tool may write one into its message, which is read only where its rule says nothing of
+//!   itself.)
 //!
 //! | module | does |
 //! |---|---|
