@@ -183,7 +183,12 @@ fn canary(tally: &Tally, address: &str, stream: u64) {
         });
         attempt("what the engine keeps", &mut || {
             let images = engine.get("/images/json");
-            let ours = |image: &&serde_json::Value| image["Labels"]["org.opencontainers.image.title"] == "svc";
+            // The lanes beside this one have images of their own there, and remove them.
+            let commits = project.git(["rev-list", "--all"]);
+            let ours = |image: &&serde_json::Value| {
+                let revision = image["Labels"]["org.opencontainers.image.revision"].as_str();
+                revision.is_some_and(|revision| commits.contains(revision))
+            };
             let mut looked = 0;
             for image in images.as_array().unwrap().iter().filter(ours) {
                 let id = image["Id"].as_str().unwrap();
@@ -197,8 +202,9 @@ fn canary(tally: &Tally, address: &str, stream: u64) {
                 assert!(!has(&saved, &canary), "the secret is in a layer of {id}");
                 looked += 1;
             }
-            // The newest engine keeps none: what is built is taken out of it.
-            assert!(looked > 0 || images == serde_json::json!([]), "the engine has no image of ours: {images}");
+            // An engine with containerd's image store keeps none: what is built is streamed out of it.
+            let keeps_none = engine.get("/info")["DriverStatus"].to_string().contains("io.containerd.snapshotter");
+            assert!(looked > 0 || keeps_none, "the engine has no image of ours: {images}");
         });
         watch.ended.store(true, Ordering::SeqCst);
         looking.join().unwrap();
