@@ -5,8 +5,8 @@
 //! the start of its process to its end. Bytes are counted by a proxy in runs of their own, so that nothing stands between client
 //! and registry where time is measured.
 //!
-//! It never fails because something is slow. A tool that fails, an image that is not there afterwards, or bytes that do not come
-//! back are an error: the time would say nothing. What differs between builds that should be the same is a goal that is not met.
+//! It never fails because something is slow. A tool that fails is an error: the time would say nothing. That the image
+//! is there afterwards is asked of the registry after `push`, and of the engine (that it has one at all) after `restore`. What differs between builds that should be the same is a goal that is not met.
 
 mod again;
 mod changed;
