@@ -693,27 +693,34 @@ async fn an_image_that_a_build_beside_this_one_removed_is_built_once_more() {
     assert_eq!((error.class(), builds.load(Ordering::Relaxed)), (Class::Unavailable, 2));
 }
 
-/// A socket before an engine that changes some of the engine's bytes, but not how many they are.
-fn changed(upstream: &str, socket: &Path, from: &'static str, to: &'static str) -> String {
+/// A socket before an engine that changes some of the engine's bytes, wherever they come, but not how many they are. It counts how often.
+fn changed(upstream: &str, socket: &Path, from: &'static str, to: &'static str) -> (String, Arc<AtomicUsize>) {
     assert_eq!(from.len(), to.len());
     let upstream = upstream.strip_prefix("unix://").unwrap().to_owned();
     let listener = UnixListener::bind(socket).unwrap();
+    let changes = Arc::<AtomicUsize>::default();
+    let counted = changes.clone();
     tokio::spawn(async move {
         loop {
             let (mut near, _) = listener.accept().await.unwrap();
             let mut far = UnixStream::connect(&upstream).await.unwrap();
+            let counted = counted.clone();
             tokio::spawn(async move {
                 let (mut near_read, mut near_write) = near.split();
                 let (mut far_read, mut far_write) = far.split();
                 let up = tokio::io::copy(&mut near_read, &mut far_write);
                 let down = async {
-                    let mut buffer = vec![0; 64 * 1024];
+                    let (mut buffer, mut held) = (vec![0; 64 * 1024], Vec::new());
                     while let Ok(n @ 1..) = far_read.read(&mut buffer).await {
-                        let found = buffer[..n].windows(from.len()).position(|bytes| bytes == from.as_bytes());
-                        if let Some(at) = found {
-                            buffer[at..at + to.len()].copy_from_slice(to.as_bytes());
+                        held.extend_from_slice(&buffer[..n]);
+                        while let Some(at) = held.windows(from.len()).position(|bytes| bytes == from.as_bytes()) {
+                            held[at..at + to.len()].copy_from_slice(to.as_bytes());
+                            counted.fetch_add(1, Ordering::Relaxed);
                         }
-                        if near_write.write_all(&buffer[..n]).await.is_err() {
+                        // What may go on in the next piece waits for it; with fewer letters an answer might end like this.
+                        let begun = (5..from.len()).rev().find(|n| held.ends_with(&from.as_bytes()[..*n])).unwrap_or(0);
+                        let rest = held.split_off(held.len() - begun);
+                        if near_write.write_all(&std::mem::replace(&mut held, rest)).await.is_err() {
                             return;
                         }
                     }
@@ -722,7 +729,7 @@ fn changed(upstream: &str, socket: &Path, from: &'static str, to: &'static str) 
             });
         }
     });
-    format!("unix://{}", socket.display())
+    (format!("unix://{}", socket.display()), changes)
 }
 
 #[tokio::test]
@@ -732,8 +739,11 @@ async fn an_archive_that_arrives_damaged_is_no_failure_of_the_build() {
         let salt = uuid();
         write(root.path(), "Dockerfile", &format!("FROM scratch\nLABEL salt={salt}\nCOPY large /large\n"), 0o644);
         write_large(root.path());
-        let address = changed(&engine.direct, &root.path().join("changed"), "blobs/sha256/", "blobs/sha652/");
-        let error = build(&spec(&address), root.path(), &root.path().join("layout")).await.unwrap_err();
+        let socket = root.path().join("changed");
+        let (address, changes) = changed(&engine.direct, &socket, "blobs/sha256/", "blobs/sha652/");
+        let built = build(&spec(&address), root.path(), &root.path().join("layout")).await;
+        assert!(changes.load(Ordering::Relaxed) > 0, "nothing was changed on the way: {built:?}");
+        let error = built.unwrap_err();
         assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
         assert_eq!(error.class(), Class::Integrity);
     }

@@ -303,12 +303,45 @@ fn dies(tally: &Tally, program: &str) {
             assert_eq!(registry.head(&repository, &digest), (200, digest));
         });
     }
+    if tally.given_up(DIES) {
+        return;
+    }
+    tally.attempt(DIES, "records that the death tore", || torn(&mut project, &registry, &proxy, total));
     tally.attempt(DIES, "what was there is not sent again", || {
         assert!(struck > 6, "only {struck} pushes died");
         // Blobs go side by side, so that little is whole before the end; but when the image was there, it is not sent again.
         let last = repeated.last().copied().unwrap_or(total);
         assert!(last < total / 2, "{last} bytes in the last second push of {total}: {repeated:?}");
     });
+}
+
+/// The registry writes its records in place: one that is killed there fails ever after when it is asked for that blob.
+fn torn(project: &mut Project, registry: &Registry, proxy: &Mortal, total: u64) {
+    let (repository, version) = ("team/torn", "1.1.0");
+    pushed_to(project, &format!("127.0.0.1:{}", proxy.port), repository, version);
+    proxy.dies_at(total - AFTER_THE_IMAGE);
+    refused(&project.run(["release", "cut"]), 69);
+    registry.again();
+    proxy.dies_at(u64::MAX);
+    let repositories = registry.folder.join("data/docker/registry/v2/repositories").join(repository);
+    let mut torn = 0;
+    for (records, kind) in [("_layers/sha256", "blobs"), ("_manifests/revisions/sha256", "manifests")] {
+        for record in fs::read_dir(repositories.join(records)).unwrap() {
+            let record = record.unwrap();
+            fs::write(record.path().join("link"), b"").unwrap();
+            let digest = format!("sha256:{}", record.file_name().display());
+            let (status, ..) = exchange(registry.port, &format!("HEAD /v2/{repository}/{kind}/{digest}"), ACCEPT, b"");
+            assert!(status >= 500, "{kind} {digest}: {status}");
+            torn += 1;
+        }
+    }
+    assert!(torn > 3, "only {torn} records were there to be torn");
+    project.run(["release", "cut"]).ok();
+    let digest = sealed(project, version);
+    for mark in &tags(version) {
+        assert_eq!(registry.head(repository, mark), (200, digest.clone()), "tag {mark}");
+        registry.whole(repository, mark);
+    }
 }
 
 /// The tags of a version.

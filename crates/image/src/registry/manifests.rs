@@ -34,16 +34,34 @@ pub(crate) async fn head(session: &Session, reference: &str) -> Result<Option<Di
     let url = session.url(&path(reference));
     let request = || session.request(Method::HEAD, url.clone()).header(header::ACCEPT, accept());
     let answer = session.call(&doing, request).await?;
+    head_of(session, reference, answer, &doing).await
+}
+
+async fn head_of(session: &Session, reference: &str, answer: Response, doing: &Doing<'_>) -> Result<Option<Digest>> {
     match answer.status() {
         StatusCode::NOT_FOUND => Ok(None),
         // Some have no HEAD, and the header is optional: then the bytes tell.
         StatusCode::METHOD_NOT_ALLOWED => Ok(get(session, reference).await?.map(|fetched| fetched.digest)),
-        status if status.is_success() => match said_digest(&answer, &doing)? {
+        status if status.is_success() => match said_digest(&answer, doing)? {
             Some(digest) => Ok(Some(digest)),
             None => Ok(get(session, reference).await?.map(|fetched| fetched.digest)),
         },
-        _ => Err(session.refusal(&doing, answer).await),
+        _ => Err(session.refusal(doing, answer).await),
     }
+}
+
+/// Whether a repository has a document, asked before it is sent. A registry that fails at this question whenever it is asked may have a
+/// torn record of it, which sending it again mends.
+pub(crate) async fn is_there(session: &Session, digest: &Digest) -> Result<bool> {
+    let reference = digest.to_string();
+    let doing = Doing { action: "look for the manifest", what: session.shown(&reference) };
+    let url = session.url(&path(&reference));
+    let request = || session.request(Method::HEAD, url.clone()).header(header::ACCEPT, accept());
+    let answer = session.call(&doing, request).await?;
+    if answer.status().is_server_error() {
+        return Ok(false);
+    }
+    Ok(head_of(session, &reference, answer, &doing).await? == Some(*digest))
 }
 
 fn said_digest(answer: &Response, doing: &Doing<'_>) -> Result<Option<Digest>> {

@@ -99,7 +99,7 @@ async fn push_content(
     let number = |fate: Fate| fates.iter().filter(|one| **one == fate).count() as u64;
     for document in &content.documents {
         let reference = document.digest.to_string();
-        if manifests::head(session, &reference).await? != Some(document.digest) {
+        if !manifests::is_there(session, &document.digest).await? {
             manifests::put(session, &reference, &document.bytes, &document.media_type).await?;
             manifests::confirm(session, &reference, &document.digest).await?;
         }

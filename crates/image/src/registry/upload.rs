@@ -2,6 +2,10 @@
 //!
 //! A large blob is sent in pieces (`PATCH` with `Content-Range`); after a broken connection the registry is asked how far it got, and the rest is sent. A registry
 //! that does not know the upload any more, or cannot resume, gets the blob from the beginning. Memory is a few buffers for each blob.
+//!
+//! A registry that was killed while it took a blob may have a torn record of it, and fails whenever it is asked for it (the
+//! filesystem driver of `distribution` writes its links in place). Sending the blob again writes the record anew, so a question that ends in
+//! such a failure counts as "not there" before an upload, and never after one.
 
 use super::session::{Doing, Session, Tried, is_passing, wished_wait};
 use crate::error::{Error, Result};
@@ -167,7 +171,7 @@ impl Source {
 /// Puts small bytes as a blob, unless they are there.
 pub(crate) async fn put_bytes(session: &Session, bytes: &Bytes) -> Result<Digest> {
     let digest = Digest::of(bytes);
-    if has(session, &session.repository.path, &digest, bytes.len() as u64).await? {
+    if look(session, &session.repository.path, &digest, bytes.len() as u64).await? == Found::There {
         return Ok(digest);
     }
     let doing = Doing { action: "push a blob", what: session.shown(&digest.to_string()) };
@@ -195,7 +199,7 @@ pub(crate) async fn put(
         }
         Ok(fate)
     };
-    if has(session, &session.repository.path, &source.digest, source.size).await? {
+    if look(session, &session.repository.path, &source.digest, source.size).await? == Found::There {
         return advance(Fate::There);
     }
     let doing = Doing { action: "push a blob", what: session.shown(&source.digest.to_string()) };
@@ -240,29 +244,50 @@ pub(crate) async fn put(
     }
 }
 
+/// What a registry says of a blob.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    There,
+    Absent,
+    /// It failed again and again, in its own words.
+    Failing(String),
+}
+
 /// Whether a repository has a blob. Another one that does not answer as it should, or that we may not read, has none for us.
 async fn has(session: &Session, path: &str, digest: &Digest, size: u64) -> Result<bool> {
+    match look(session, path, digest, size).await? {
+        Found::There => Ok(true),
+        Found::Failing(cause) if path == session.repository.path => {
+            let doing = Doing { action: "look for a blob", what: session.shown(&digest.to_string()) };
+            Err(doing.failed(cause, Class::Unavailable))
+        }
+        _ => Ok(false),
+    }
+}
+
+async fn look(session: &Session, path: &str, digest: &Digest, size: u64) -> Result<Found> {
     let own = path == session.repository.path;
     let doing = Doing { action: "look for a blob", what: session.shown(&digest.to_string()) };
     let url = session.url_in(path, &format!("blobs/{digest}"));
     let answer = session.call(&doing, || session.request(Method::HEAD, url.clone())).await;
     let answer = match answer {
-        Err(_) if !own => return Ok(false),
+        Err(_) if !own => return Ok(Found::Absent),
         other => other?,
     };
     match answer.status() {
-        StatusCode::NOT_FOUND => Ok(false),
+        StatusCode::NOT_FOUND => Ok(Found::Absent),
         // It is there, and its bytes are served by somebody else. We do not go there to hear so.
-        status if status.is_redirection() => Ok(true),
+        status if status.is_redirection() => Ok(Found::There),
         status if status.is_success() => match length(&answer) {
-            Some(other) if other != size && !own => Ok(false),
+            Some(other) if other != size && !own => Ok(Found::Absent),
             Some(other) if other != size => {
                 let cause = format!("the registry says that it has {other} bytes, and it has {size}");
                 Err(doing.failed(cause, Class::Integrity))
             }
-            _ => Ok(true),
+            _ => Ok(Found::There),
         },
-        _ if !own => Ok(false),
+        _ if !own => Ok(Found::Absent),
+        status if status.is_server_error() => Ok(Found::Failing(format!("the registry answers {status}"))),
         _ => Err(session.refusal(&doing, answer).await),
     }
 }
