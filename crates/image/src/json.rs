@@ -6,7 +6,7 @@
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, SeqAccess, Visitor},
+    de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor},
 };
 use std::{collections::BTreeSet, fmt};
 
@@ -28,6 +28,12 @@ const WORDS: [&str; 13] = [
 ];
 /// Maps whose keys are their author's: labels, paths, ports.
 const FREE: [&str; 5] = ["annotations", "Labels", "ExposedPorts", "Volumes", "OnBuild"];
+
+/// Reads a document that comes from elsewhere; the reason of a refusal names the key.
+pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    check(bytes)?;
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+}
 
 /// Refuses bytes that are no such JSON; the reason names the key.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {

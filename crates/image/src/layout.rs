@@ -499,10 +499,7 @@ fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8], what: impl ToString) -> Result<T> {
-    // To two readers it must be one document.
-    let read =
-        crate::json::check(bytes).and_then(|()| serde_json::from_slice(bytes).map_err(|error| error.to_string()));
-    read.map_err(|error| Error::damaged(what, format!("its JSON is not understood: {error}")))
+    crate::json::read(bytes).map_err(|error| Error::damaged(what, format!("its JSON is not understood: {error}")))
 }
 
 /// Makes an empty layout.

@@ -68,9 +68,8 @@ impl Document {
         if bytes.len() as u64 > MAX_DOCUMENT {
             return Err(format!("is larger than {MAX_DOCUMENT} bytes"));
         }
-        crate::json::check(&bytes).map_err(|error| format!("is JSON that is not understood: {error}"))?;
         let wire: Wire =
-            serde_json::from_slice(&bytes).map_err(|error| format!("is JSON that is not understood: {error}"))?;
+            crate::json::read(&bytes).map_err(|error| format!("is JSON that is not understood: {error}"))?;
         if wire.schema_version != 2 {
             return Err(format!("is of schema {}", wire.schema_version));
         }

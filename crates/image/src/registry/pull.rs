@@ -250,7 +250,7 @@ async fn right_platform(session: &Session, reference: &str, config: &Descriptor,
         return Err(doing.failed(format!("its configuration has {} bytes", config.size), Class::Integrity));
     }
     let bytes = small_blob(session, config, &doing).await?;
-    let said: Platform = serde_json::from_slice(&bytes)
+    let said: Platform = crate::json::read(&bytes)
         .map_err(|error| doing.failed(format!("its configuration is not understood: {error}"), Class::Integrity))?;
     if is_for(&said, &parsed) {
         return Ok(());

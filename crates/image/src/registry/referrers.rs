@@ -121,8 +121,7 @@ struct List {
 
 impl List {
     fn read(bytes: &[u8]) -> Result<Self, String> {
-        let list: Self =
-            serde_json::from_slice(bytes).map_err(|error| format!("the list of what is attached: {error}"))?;
+        let list: Self = crate::json::read(bytes).map_err(|error| format!("the list of what is attached: {error}"))?;
         if list.schema_version != 2 || list.media_type.as_deref().is_some_and(|media_type| media_type != INDEX) {
             return Err("the list of what is attached is no image index".to_owned());
         }
@@ -164,7 +163,7 @@ pub(crate) async fn attach_with(
         return Err(fail("attach", &session.shown(&reference), cause, Class::NotFound));
     };
     let target = Named::new(&image.media_type, &image.bytes);
-    let there = bundles_of(session, subject).await?;
+    let there = bundles_of(session, subject, Gone::Skipped).await?;
     let (mut digests, mut unlisted) = (Vec::new(), Vec::new());
     let mut new = 0;
     for bundle in bundles {
@@ -333,8 +332,17 @@ fn next_link(header: &str) -> Option<String> {
     is_next.then(|| address.to_owned())
 }
 
+/// What becomes of an entry whose manifest is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    /// Who reads is told that something is missing.
+    Refused,
+    /// Who attaches puts it back.
+    Skipped,
+}
+
 /// The manifests of attached bundles, each with one layer, from wherever the registry lists them.
-async fn bundles_of(session: &Session, subject: &Digest) -> Result<Vec<(Digest, Manifest)>> {
+async fn bundles_of(session: &Session, subject: &Digest, gone: Gone) -> Result<Vec<(Digest, Manifest)>> {
     let tag = fallback_tag(subject);
     let doing = Doing { action: "read what is attached", what: session.shown(&subject.to_string()) };
     // A registry that learned the API later may still have the tag.
@@ -353,12 +361,15 @@ async fn bundles_of(session: &Session, subject: &Digest) -> Result<Vec<(Digest, 
         let refused = |why: String| {
             fail("read what is attached", &session.shown(&entry.digest.to_string()), why, Class::Integrity)
         };
-        let fetched = manifests::get(session, &entry.digest.to_string()).await?;
-        let fetched = fetched.ok_or_else(|| refused("it is listed and not there".to_owned()))?;
+        let fetched = match manifests::get(session, &entry.digest.to_string()).await? {
+            Some(fetched) => fetched,
+            None if gone == Gone::Skipped => continue,
+            None => return Err(refused("it is listed and not there".to_owned())),
+        };
         bytes_left = bytes_left.checked_sub(fetched.bytes.len() as u64).ok_or_else(|| {
             doing.failed(format!("its manifests have more than {MAX_DOCUMENTS} bytes together"), Class::Integrity)
         })?;
-        let manifest: Manifest = serde_json::from_slice(&fetched.bytes)
+        let manifest: Manifest = crate::json::read(&fetched.bytes)
             .map_err(|error| refused(format!("its JSON is not understood: {error}")))?;
         let artifact_type = manifest.artifact_type.as_deref().unwrap_or(&manifest.config.media_type);
         if artifact_type != BUNDLE {
@@ -377,7 +388,7 @@ async fn bundles_of(session: &Session, subject: &Digest) -> Result<Vec<(Digest, 
 
 /// [`super::attached`] over a session.
 pub(crate) async fn attached_with(session: &Session, subject: &Digest) -> Result<Vec<Attached>> {
-    let bundles = bundles_of(session, subject).await?;
+    let bundles = bundles_of(session, subject, Gone::Refused).await?;
     let bytes = bundles.iter().map(|(_, manifest)| manifest.layers[0].size).fold(0, u64::saturating_add);
     if bytes > MAX_BUNDLES {
         let doing = Doing { action: "read what is attached", what: session.shown(&subject.to_string()) };

@@ -550,3 +550,69 @@ async fn what_is_attached_to_another_image_or_is_no_bundle_is_refused() {
         assert_eq!(error.class(), Class::Integrity);
     }
 }
+
+#[tokio::test]
+async fn a_document_with_a_key_twice_is_refused_wherever_it_comes_from() {
+    let built_in = tempfile::tempdir().unwrap();
+    let root = layout_with(built_in.path(), &[]).root();
+    let (tag, two) = (format!("sha256-{}", root.hex()), r#"{"a": "1", "a": "2"}"#);
+    let bundle_type = "application/vnd.dev.sigstore.bundle.v0.3+json";
+    let list = |entry: &str| format!(r#"{{"schemaVersion": 2, "mediaType": "{INDEX}", "manifests": [{entry}]}}"#);
+    let entry = |bytes: &str, more: &str| {
+        let (digest, size) = (Digest::of(bytes), bytes.len());
+        format!(
+            r#"{{"mediaType": "{MANIFEST}", "digest": "{digest}", "size": {size}, "artifactType": "{bundle_type}"{more}}}"#
+        )
+    };
+    let doubled = list(&entry("x", &format!(r#", "annotations": {two}"#)));
+
+    // The list of what is attached: under the tag, where it is not written over either, and from the API.
+    let fake = Fake::plain().await;
+    fake.with(|state| state.document("wine", &tag, INDEX, doubled.as_bytes()));
+    let error = attached_with(&writer(&fake).await, &root).await.unwrap_err();
+    assert!(error.to_string().contains("duplicate field `a`"), "{error}");
+    assert!(error.to_string().contains("the list of what is attached"), "{error}");
+    assert_eq!(error.class(), Class::Integrity);
+    let reply = doubled.clone();
+    let fake = Fake::start(move |request, _| {
+        request.target.contains("/referrers/").then(|| answer(200, &[("Content-Type", INDEX)], reply.clone()))
+    })
+    .await;
+    let error = attached_with(&writer(&fake).await, &root).await.unwrap_err();
+    assert!(error.to_string().contains("duplicate field `a`") && error.class() == Class::Integrity, "{error}");
+
+    // The manifest of a bundle.
+    let manifest = format!(
+        r#"{{"schemaVersion": 2, "mediaType": "{MANIFEST}", "artifactType": "{bundle_type}", "annotations": {two},
+            "config": {{"mediaType": "application/vnd.oci.empty.v1+json", "digest": "{0}", "size": 2}},
+            "layers": [{{"mediaType": "{bundle_type}", "digest": "{0}", "size": 2}}],
+            "subject": {{"mediaType": "{MANIFEST}", "digest": "{root}", "size": 3}}}}"#,
+        Digest::of(b"{}")
+    );
+    let fake = Fake::plain().await;
+    fake.with(|state| {
+        state.document("wine", "x", MANIFEST, manifest.as_bytes());
+        state.document("wine", &tag, INDEX, list(&entry(&manifest, "")).as_bytes());
+    });
+    let error = attached_with(&writer(&fake).await, &root).await.unwrap_err();
+    assert!(error.to_string().contains("duplicate field `a`"), "{error}");
+    assert!(error.to_string().contains(&Digest::of(&manifest).to_string()), "{error}");
+    assert_eq!((error.class(), fake.with(|state| state.count("GET", "/blobs/"))), (Class::Integrity, 0));
+
+    // The configuration that says what an image is for: before a layer is fetched.
+    let fake = Fake::plain().await;
+    let config = r#"{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}, "x": {"a": 1, "a": 2}}"#;
+    fake.with(|state| {
+        let digest = state.blob("wine", config.as_bytes());
+        let layer = state.blob("wine", b"layer");
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+            "config": {"mediaType": spec::CONFIG, "digest": digest, "size": config.len()},
+            "layers": [{"mediaType": spec::LAYER_TAR, "digest": layer, "size": 5}]});
+        state.document("wine", "twice", MANIFEST, manifest.to_string().as_bytes())
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let error = pull(&fake, "twice", &["linux/amd64"], &folder.path().join("to"), &access(None)).await.unwrap_err();
+    assert!(error.to_string().contains("wine:twice: its configuration"), "{error}");
+    assert!(error.to_string().contains("duplicate field `a`") && error.class() == Class::Integrity, "{error}");
+    assert_eq!(fake.with(|state| state.count("GET", "/blobs/")), 1);
+}

@@ -422,6 +422,27 @@ async fn bundles_are_attached_once_with_and_without_a_referrers_api() {
 }
 
 #[tokio::test]
+async fn a_bundle_that_was_taken_away_is_missed_by_who_reads_and_put_back_by_who_attaches() {
+    let folder = tempfile::tempdir().unwrap();
+    let built = layout_with(folder.path(), &[]);
+    let fake = Fake::plain().await;
+    push(&built, &fake.at("wine"), &[], &access(None)).await.unwrap();
+    let (session, root) = (writer(&fake).await, built.root());
+    let both = [bundle("one"), bundle("two")];
+    let digests = attach_with(&session, &root, &both, &Events::nowhere()).await.unwrap();
+    let place = ("wine".to_owned(), digests[0].to_string());
+    fake.with(|state| state.manifests.remove(&place).unwrap());
+    let error = attached_with(&session, &root).await.unwrap_err();
+    assert!(error.to_string().contains("it is listed and not there"), "{error}");
+    let listed = |fake: &Fake| fake.with(|state| state.count("PUT", &format!("manifests/sha256-{}", root.hex())));
+    let before = listed(&fake);
+    assert_eq!(attach_with(&session, &root, &both, &Events::nowhere()).await.unwrap(), digests);
+    assert_eq!(attached_with(&session, &root).await.unwrap().len(), 2);
+    // The list names it still.
+    assert_eq!(listed(&fake), before);
+}
+
+#[tokio::test]
 async fn a_lost_race_for_the_fallback_tag_is_run_again_and_both_are_listed() {
     let folder = tempfile::tempdir().unwrap();
     let built = layout_with(folder.path(), &[]);
