@@ -6,6 +6,7 @@
 //! A tag alone is refused: it would be another base tomorrow.
 
 use crate::{
+    abandoned::remove_abandoned,
     error::{Error, Result, joined},
     layercache, layout,
     layout::Documents,
@@ -76,6 +77,7 @@ pub async fn fetch_base(spec: &OciBuild, cache: &Path, events: &Events) -> Resul
     };
     let bases = cache.join("bases");
     fs::create_dir_all(&bases).map_err(Error::file("create", &bases))?;
+    remove_abandoned(&bases);
     let platforms = spec.platforms.join("+").replace('/', "-");
     let kept = bases.join(format!("{}-{platforms}", digest.hex()));
     if kept.join("index.json").is_file() {

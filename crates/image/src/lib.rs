@@ -30,12 +30,13 @@
 //! - An end of a build's stream is never taken for a success: only an image that the engine then
 //!   shows is one.
 //! - A tag that names a full version is never moved.
-//! - This crate knows no store, prints nothing and reads no clock, except to age the engine's cache.
+//! - This crate knows no store, prints nothing and reads no clock, except to age the engine's cache and what is abandoned in its own.
 //!
 //! How it fails: a missing or unreadable source, a Dockerfile that does not build and a layer
 //! that is hostile are bad input; an engine or registry that does not answer is unavailable; bytes that are not what their
 //! digest says, and a version tag that points elsewhere, are integrity failures.
 
+mod abandoned;
 mod archive;
 mod base;
 mod command;
@@ -67,6 +68,7 @@ pub mod testing;
 mod tree;
 mod unpack;
 
+pub use abandoned::remove_abandoned;
 pub use archive::{copy_layout, docker_archive, docker_archive_for, oci_archive};
 pub use base::fetch_base;
 pub use command::{Artifact, Output, build_command};

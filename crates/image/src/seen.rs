@@ -5,6 +5,7 @@
 //! entries). A time of a whole second may be all that a file system keeps, and then counts as that of up to two seconds later. The index is a cache: one that cannot be read is as good as none.
 
 use crate::{
+    abandoned::remove_abandoned,
     error::{Error, Result},
     layer::{in_parallel, persist},
 };
@@ -80,6 +81,7 @@ impl Seen {
     pub(crate) fn open(cache: &Path, root: &Path) -> Result<Self> {
         let folder = cache.join("seen");
         fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
+        remove_abandoned(&folder);
         let clock = tempfile::NamedTempFile::new_in(&folder).map_err(Error::file("create a file in", &folder))?;
         let metadata = clock.as_file().metadata().map_err(Error::file("look at", clock.path()))?;
         let file = folder.join(Digest::of(root.as_os_str().as_bytes()).hex());

@@ -57,6 +57,7 @@ impl Listings {
     pub(crate) fn open(cache: &Path) -> Result<Self> {
         let folder = cache.join("listings");
         std::fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
+        crate::abandoned::remove_abandoned(&folder);
         Ok(Self { folder })
     }
 
