@@ -1,6 +1,7 @@
 //! SARIF 2.1.0: results of any tool.
 //!
 //! Severity is the rule's `security-severity` (0 to 10, as code hosts read it), else the level: error high, warning medium, note low.
+//! What a finding says of itself may quote what was found. Where that may be a secret it is never shown: only what its rule says is.
 //! A suppressed result counts only while its suppression is under review or was rejected (section 3.27.23 of the standard).
 
 use super::{digests, json, no_scan, nullable, other, text, time};
@@ -45,6 +46,7 @@ struct Rule {
     id: String,
     name: Option<String>,
     short_description: Option<Message>,
+    full_description: Option<Message>,
     default_configuration: Option<Configuration>,
     #[serde(default)]
     properties: Value,
@@ -212,16 +214,60 @@ fn finding(tool: &Tool, found: &Found) -> Finding {
         package: place.and_then(|place| place.artifact_location.as_ref()?.uri.as_deref()).map(text),
         version: line.map(|line| format!("line {line}")),
         severity: severity(found, rule),
-        title: text(title(found, rule)),
+        title: text(title(&tool.driver.name, id, found, rule)),
     }
 }
 
-/// What the rule is about. The message of the finding itself may quote what was found, which may be a secret: it serves only where the rule
-/// says nothing of itself.
-fn title<'a>(found: &'a Found, rule: Option<&'a Rule>) -> &'a str {
+/// What the rule is about. The message of the finding itself may quote what was found: it serves only where the rule says nothing of itself, and
+/// is not one that looks for secrets.
+fn title<'a>(tool: &str, id: Option<&String>, found: &'a Found, rule: Option<&'a Rule>) -> &'a str {
     let said = |words: &'a Option<Message>| words.as_ref().and_then(|words| words.text.as_deref());
-    let of_rule = rule.and_then(|rule| said(&rule.short_description).or(rule.name.as_deref()));
-    of_rule.or(found.message.text.as_deref()).unwrap_or_default()
+    let of_rule =
+        rule.and_then(|rule| said(&rule.short_description).or(said(&rule.full_description)).or(rule.name.as_deref()));
+    let tags = rule.and_then(|rule| rule.properties.get("tags")?.as_array()).into_iter().flatten();
+    let mut names =
+        tags.filter_map(Value::as_str).chain(id.map(String::as_str)).chain(rule.map(|rule| rule.id.as_str()));
+    let secret = SECRET_TOOLS.contains(&squeezed(tool).as_str()) || names.any(is_about_secrets);
+    let of_finding = if secret { Some(UNSHOWN) } else { found.message.text.as_deref() };
+    of_rule.or(of_finding).unwrap_or_default()
+}
+
+/// Tools that look for nothing but secrets.
+const SECRET_TOOLS: [&str; 8] =
+    ["gitleaks", "trufflehog", "detectsecrets", "ggshield", "noseyparker", "kingfisher", "whispers", "betterleaks"];
+/// What names of rules that look for secrets have in them.
+const SECRET_WORDS: [&str; 17] = [
+    "secret",
+    "credential",
+    "passw",
+    "passphrase",
+    "token",
+    "apikey",
+    "accesskey",
+    "privatekey",
+    "signingkey",
+    "encryptionkey",
+    "hardcoded",
+    "leak",
+    "jwt",
+    "webhook",
+    "connectionstring",
+    "entropy",
+    "authorization",
+];
+/// Instead of a message that may quote one.
+const UNSHOWN: &str = "its message may quote a secret, and is not shown";
+
+/// Letters and digits only, small: names are written with every kind of mark between their words.
+fn squeezed(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|letter| letter.to_ascii_lowercase()).collect()
+}
+
+fn is_about_secrets(name: &str) -> bool {
+    let name = squeezed(name);
+    // CWE-798 and its kin, as tags write them: hard-coded credentials, passwords and keys, secrets in clear text.
+    SECRET_WORDS.iter().any(|word| name.contains(word))
+        || ["cwe798", "cwe259", "cwe321", "cwe312", "cwe522"].iter().any(|cwe| name.ends_with(cwe))
 }
 
 fn severity(found: &Found, rule: Option<&Rule>) -> Option<Severity> {

@@ -122,6 +122,43 @@ fn sarif_is_read() {
     );
 }
 
+/// What a SARIF report of one finding shows of it, when its rule has this id and these members.
+fn sarif_title(tool: &str, id: &str, rule: &str) -> String {
+    let text = format!(
+        r#"{{"version": "2.1.0", "runs": [{{"tool": {{"driver": {{"name": "{tool}", "rules": [{{"id": "{id}"{rule}}}]}}}},
+            "results": [{{"ruleId": "{id}", "message": {{"text": "found CANARY in it"}}}}]}}]}}"#
+    );
+    parse(Format::Sarif, text.as_bytes()).unwrap().findings.remove(0).title
+}
+
+#[test]
+fn a_message_that_may_quote_a_secret_is_not_shown() {
+    let tagged = r#", "properties": {"tags": ["security", "external/cwe/cwe-798"]}"#;
+    for (tool, id, rule) in [
+        ("gitleaks", "x", ""),
+        ("detect-secrets", "x", ""),
+        ("TruffleHog", "x", ""),
+        ("semgrep", "generic.secrets.security.detected-x", ""),
+        ("x", "aws-access-key", ""),
+        ("x", "API_KEY", ""),
+        ("x", "python:S2068/hardcoded", ""),
+        ("x", "Password in URL", ""),
+        ("CodeQL", "py/x", tagged),
+    ] {
+        let title = sarif_title(tool, id, rule);
+        assert_eq!(title, "its message may quote a secret, and is not shown", "{tool} {id}");
+    }
+    // The rule's own words are shown, and so are messages of rules about something else.
+    for (member, words) in [
+        (r#", "name": "AwsKey""#, "AwsKey"),
+        (r#", "name": "AwsKey", "fullDescription": {"text": "A key of AWS"}"#, "A key of AWS"),
+        (r#", "fullDescription": {"text": "A key of AWS."}, "shortDescription": {"text": "A key"}"#, "A key"),
+    ] {
+        assert_eq!(sarif_title("gitleaks", "aws-key", member), words);
+    }
+    assert_eq!(sarif_title("ruff", "F401", ""), "found CANARY in it");
+}
+
 #[test]
 fn gitleaks_is_read() {
     says(
