@@ -7,7 +7,7 @@
 
 use crate::{
     error::{Error, Result, count},
-    layer::{BUFFER, BlobWriter, Written, in_parallel, persist},
+    layer::{BUFFER, Written, in_parallel, persist, write_blob},
     layout::{self, Built, MAX_LAYERS, blobs_dir, read_whole},
     spec::{Descriptor, ImageConfig, LAYER_GZIP},
     tarread::{Kind, Stop, TarReader},
@@ -30,12 +30,13 @@ const MAX_DOCUMENT: u64 = 8 << 20;
 /// A zstd frame may ask for at most this much memory (128 MiB).
 const ZSTD_WINDOW_LOG: u32 = 27;
 
+/// What `manifest.json` says of an image.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct SavedImage {
-    config: String,
+pub(crate) struct SavedImage {
+    pub(crate) config: String,
     #[serde(default)]
-    layers: Option<Vec<String>>,
+    pub(crate) layers: Option<Vec<String>>,
 }
 
 /// Makes a layout of an archive with one image: of `docker save`, of `skopeo copy … docker-archive:` or `oci-archive:`, or of Nix's
@@ -186,12 +187,13 @@ fn receive(archive: &Path, folder: &Path) -> Result<Saved> {
     Ok(saved)
 }
 
-fn parent(path: &[u8]) -> &[u8] {
+/// The folder that a name of the archive is in.
+pub(crate) fn parent(path: &[u8]) -> &[u8] {
     path.iter().rposition(|byte| *byte == b'/').map_or(b"", |at| &path[..at])
 }
 
 /// A name of the archive below another, without `.` and `..`.
-fn join(parent: &[u8], relative: &[u8]) -> Vec<u8> {
+pub(crate) fn join(parent: &[u8], relative: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = parent.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
     for part in relative.split(|byte| *byte == b'/') {
         match part {
@@ -284,20 +286,15 @@ fn convert(saved: &Saved, to: &Path) -> Result<Built> {
 fn compress(path: &Path, blobs: &Path, archive: &str) -> Result<Written> {
     let mut left = limit(fs::metadata(path).map_err(Error::file("read", path))?.len());
     let mut plain = plain(path)?;
-    let mut blob = BlobWriter::create(blobs)?;
-    let mut buffer = vec![0; BUFFER];
-    loop {
+    write_blob(blobs, |buffer| {
         let read = plain
-            .read(&mut buffer)
+            .read(buffer)
             .map_err(|error| Error::damaged(archive, format!("a layer cannot be unpacked: {error}")))?;
-        if read == 0 {
-            return blob.finish(blobs);
-        }
         left = left.checked_sub(read as u64).ok_or_else(|| {
             Error::bad(format!("{archive} is refused: a layer unpacks to more bytes than are allowed"))
         })?;
-        blob.write_all(&buffer[..read]).map_err(Error::file("write a layer in", blobs))?;
-    }
+        Ok(read)
+    })
 }
 
 #[cfg(test)]

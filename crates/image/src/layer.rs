@@ -2,12 +2,13 @@
 
 use crate::{
     error::{Error, Result},
+    gzip::{GzipWriter, Pool},
     spec::{DOCKER_LAYER, DOCKER_LAYER_ZSTD, Descriptor, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, is_foreign},
     tarread::Stop,
     unpack::Limits,
 };
 use domain::Digest;
-use flate2::{Compression, GzBuilder, read::MultiGzDecoder, write::GzEncoder};
+use flate2::read::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 use std::{
     fs::File,
@@ -70,17 +71,16 @@ impl<R: Read> Read for Hashing<R> {
 
 /// A gzip blob that is being written beside its final name.
 ///
-/// The gzip header holds no time, name or system (RFC 1952: MTIME 0, OS 255), and the level is fixed, so the same tar gives the same blob.
+/// The same tar gives the same blob, on any number of threads ([`crate::gzip`]).
 pub(crate) struct BlobWriter {
-    stream: Hashing<GzEncoder<Hashing<BufWriter<tempfile::NamedTempFile>>>>,
+    stream: Hashing<GzipWriter<Hashing<BufWriter<tempfile::NamedTempFile>>>>,
 }
 
 impl BlobWriter {
     pub(crate) fn create(blobs: &Path) -> Result<Self> {
         let file = tempfile::NamedTempFile::new_in(blobs).map_err(Error::file("create a file in", blobs))?;
         let hashed = Hashing::new(BufWriter::with_capacity(BUFFER, file));
-        let gzip = GzBuilder::new().mtime(0).operating_system(255).write(hashed, Compression::new(6));
-        Ok(Self { stream: Hashing::new(gzip) })
+        Ok(Self { stream: Hashing::new(GzipWriter::new(hashed, Pool::shared())) })
     }
 
     /// Gives the blob its name, which is its digest.
@@ -99,8 +99,19 @@ impl Write for BlobWriter {
         self.stream.write(bytes)
     }
     fn flush(&mut self) -> io::Result<()> {
-        // Flushing a compressor in the middle would change its output.
-        Ok(())
+        self.stream.flush()
+    }
+}
+
+/// Writes the blob of a layer. `read` fills a buffer with what is next of its tar; its errors are returned as they are.
+pub(crate) fn write_blob(blobs: &Path, mut read: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Written> {
+    let mut blob = BlobWriter::create(blobs)?;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match read(&mut buffer)? {
+            0 => return blob.finish(blobs),
+            read => blob.write_all(&buffer[..read]).map_err(Error::file("write a layer in", blobs))?,
+        }
     }
 }
 

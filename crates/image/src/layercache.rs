@@ -27,7 +27,7 @@ use std::{
 
 /// What the key of a layer begins with. It names how layers are compressed: another backend, level or version of it that gives other bytes
 /// (a test with a fixed digest tells) needs another word here.
-const FORMAT: &[u8] = b"sealift layer 1, gzip 6 by zlib-rs\n";
+const FORMAT: &[u8] = b"sealift layer 2, gzip 5 by zlib-rs in blocks\n";
 
 /// Bytes of blobs that are kept at least; the least recently used go first.
 const KEPT: u64 = 4 << 30;

@@ -48,6 +48,7 @@ mod error;
 mod export;
 mod files;
 mod groups;
+mod gzip;
 mod ignorefile;
 mod import;
 mod json;
