@@ -2,14 +2,15 @@
 //!
 //! It comes as an archive, in one of four forms: `docker save` of old engines, that of 25 and newer with `blobs/sha256/`, that of the containerd image
 //! store, whose layers are compressed already, and BuildKit's OCI archive. An archive whose layers are compressed keeps its manifest, layers and configuration
-//! byte for byte: their digests are those that the engine knows. Other layers are compressed here while the rest arrives, always in
-//! the same way, so that one image has one manifest digest wherever it was built; the configuration is kept byte for byte.
+//! byte for byte: their digests are those that the engine knows. Other layers are compressed here while they arrive, and are never on the disk as they came,
+//! always in the same way, so that one image has one manifest digest wherever it was built; the configuration is kept byte for byte.
 //!
 //! Attestations that BuildKit puts beside an image are left out: what was built and how is said by us, over the digest.
 
 use crate::{
     error::{Error, Result, count, joined},
-    layer::{BUFFER, BlobWriter, Written, check_layer, in_parallel},
+    import::{SavedImage, join, parent},
+    layer::{BUFFER, Written, check_layer, in_parallel, write_blob},
     layout::{self, blobs_dir},
     spec::{Descriptor, ImageConfig, Index, LAYER_GZIP, LAYER_TAR, Manifest, Platform, is_index, is_manifest},
     tarread::{Kind, Stop, TarReader},
@@ -29,7 +30,6 @@ use std::{
     io::{self, BufRead as _, BufReader, Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError, mpsc},
 };
 use tokio_util::{
     io::{StreamReader, SyncIoBridge},
@@ -38,14 +38,8 @@ use tokio_util::{
 
 /// How deep BuildKit nests indexes: the archive's own, and one around image and attestations.
 const DEEPEST_INDEX: usize = 3;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct SavedImage {
-    config: String,
-    #[serde(default)]
-    layers: Option<Vec<String>>,
-}
+/// How much of a file tells whether it is a tar file: two of its blocks.
+const BEGINNING: usize = 1024;
 
 /// An image whose blobs are in the layout.
 #[derive(Debug, Clone)]
@@ -119,37 +113,23 @@ pub(crate) async fn receive(
     joined("save the image to", work.await)?
 }
 
-/// Name in the archive to a file of ours; names of the archive never become paths.
-#[derive(Default)]
-struct Saved {
-    files: HashMap<Vec<u8>, PathBuf>,
-    links: HashMap<Vec<u8>, Vec<u8>>,
-    /// Files that are uncompressed layers, and what they became.
-    compressed: HashMap<PathBuf, Written>,
+/// What a file of the archive became.
+enum Kept {
+    File(PathBuf),
+    /// An uncompressed layer, compressed while it arrived: a blob of the layout.
+    Layer(Written),
 }
 
-/// Takes the archive apart, and compresses its layers while more of it arrives.
+/// Name in the archive to what is ours; names of the archive never become paths.
+#[derive(Default)]
+struct Saved {
+    files: HashMap<Vec<u8>, Kept>,
+    links: HashMap<Vec<u8>, Vec<u8>>,
+}
+
+/// Takes the archive apart.
 fn spool(reader: impl Read, folder: &Path, blobs: &Path, expected: &Expected, task: &Task) -> Result<Saved> {
-    let (sender, jobs) = mpsc::channel::<PathBuf>();
-    let (jobs, done) = (Mutex::new(jobs), Mutex::new(Vec::new()));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let saved = std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok(path) = job else { return };
-                    let outcome = compress(&path, blobs, &expected.what);
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push((path, outcome));
-                }
-            });
-        }
-        let mut saved = Saved::default();
-        let outcome = entries(reader, folder, &mut saved, task, |layer| drop(sender.send(layer)));
-        drop(sender);
-        outcome.map(|()| saved)
-    });
-    let mut saved = saved.map_err(|stop| match stop {
+    entries(reader, folder, blobs, task).map_err(|stop| match stop {
         Received::Stop(Stop::Io(error)) => Error::Engine {
             engine: expected.engine.clone(),
             action: format!("save {}", expected.what),
@@ -159,11 +139,7 @@ fn spool(reader: impl Read, folder: &Path, blobs: &Path, expected: &Expected, ta
             Error::damaged(&expected.what, format!("the engine's archive at {entry:?}: {why}"))
         }
         Received::Local(error) => error,
-    })?;
-    for (path, outcome) in done.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        saved.compressed.insert(path, outcome?);
-    }
-    Ok(saved)
+    })
 }
 
 enum Received {
@@ -177,15 +153,15 @@ impl From<Stop> for Received {
     }
 }
 
-fn entries(
-    reader: impl Read,
-    folder: &Path,
-    saved: &mut Saved,
-    task: &Task,
-    found_layer: impl Fn(PathBuf),
-) -> Result<(), Received> {
+impl From<Error> for Received {
+    fn from(error: Error) -> Self {
+        Self::Local(error)
+    }
+}
+
+fn entries(reader: impl Read, folder: &Path, blobs: &Path, task: &Task) -> Result<Saved, Received> {
     let mut archive = TarReader::new(reader);
-    let mut buffer = vec![0; BUFFER];
+    let mut saved = Saved::default();
     while let Some(entry) = archive.next_entry()? {
         match entry.kind {
             Kind::Symlink | Kind::HardLink => {
@@ -195,52 +171,66 @@ fn entries(
             }
             Kind::File => {
                 let path = folder.join(saved.files.len().to_string());
-                let mut file = File::create_new(&path).map_err(|e| Received::Local(Error::file("create", &path)(e)))?;
-                let mut beginning = Vec::new();
-                loop {
-                    let read = archive.read(&mut buffer)?;
-                    if read == 0 {
-                        break;
-                    }
-                    if beginning.len() < 1024 {
-                        beginning.extend(&buffer[..read.min(1024)]);
-                    }
-                    file.write_all(&buffer[..read]).map_err(|e| Received::Local(Error::file("write", &path)(e)))?;
-                    task.advance(read as u64);
-                }
-                if is_tar(&beginning) {
-                    found_layer(path.clone());
-                }
-                saved.files.insert(entry.path, path);
+                saved.files.insert(entry.path, file(&mut archive, path, blobs, task)?);
             }
             _ => {}
         }
     }
     // Whoever sends it is still sending its end.
     archive.drain()?;
-    Ok(())
+    Ok(saved)
+}
+
+/// Takes one file: a layer as a blob, anything else as it is.
+fn file(archive: &mut TarReader<impl Read>, path: PathBuf, blobs: &Path, task: &Task) -> Result<Kept, Received> {
+    let mut beginning = vec![0; BEGINNING];
+    let mut known = 0;
+    while known < BEGINNING {
+        match archive.read(&mut beginning[known..])? {
+            0 => break,
+            read => known += read,
+        }
+    }
+    beginning.truncate(known);
+    task.advance(known as u64);
+    let layer = is_tar(&beginning);
+    let mut beginning = beginning.as_slice();
+    let mut stopped = None;
+    let mut read = |buffer: &mut [u8]| {
+        if !beginning.is_empty() {
+            return beginning.read(buffer).map_err(Error::file("read", &path));
+        }
+        let read = archive.read(buffer).map_err(|stop| {
+            // It goes out by `stopped`.
+            stopped = Some(stop);
+            Error::bad("the engine's archive ended")
+        })?;
+        task.advance(read as u64);
+        Ok(read)
+    };
+    let kept =
+        if layer { write_blob(blobs, read).map(Kept::Layer) } else { keep_file(&path, &mut read).map(Kept::File) };
+    match stopped {
+        Some(stop) => Err(Received::Stop(stop)),
+        None => Ok(kept?),
+    }
+}
+
+fn keep_file(path: &Path, read: &mut impl FnMut(&mut [u8]) -> Result<usize>) -> Result<PathBuf> {
+    let mut file = File::create_new(path).map_err(Error::file("create", path))?;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match read(&mut buffer)? {
+            0 => return Ok(path.to_owned()),
+            read => file.write_all(&buffer[..read]).map_err(Error::file("write", path))?,
+        }
+    }
 }
 
 /// A tar file has its magic in the first header, and an empty one is two blocks of zeros.
 fn is_tar(beginning: &[u8]) -> bool {
-    let empty = || beginning.get(..1024).is_some_and(|blocks| blocks.iter().all(|byte| *byte == 0));
+    let empty = || beginning.get(..BEGINNING).is_some_and(|blocks| blocks.iter().all(|byte| *byte == 0));
     beginning.get(257..262) == Some(b"ustar") || empty()
-}
-
-fn parent(path: &[u8]) -> &[u8] {
-    path.iter().rposition(|byte| *byte == b'/').map_or(b"", |at| &path[..at])
-}
-
-fn join(parent: &[u8], relative: &[u8]) -> Vec<u8> {
-    let mut parts: Vec<&[u8]> = parent.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
-    for part in relative.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join(&b'/')
 }
 
 fn blob_name(digest: &Digest) -> String {
@@ -252,11 +242,11 @@ impl Saved {
         self.files.contains_key(name.as_bytes())
     }
 
-    fn find(&self, what: &str, name: &str) -> Result<&Path> {
+    fn find(&self, what: &str, name: &str) -> Result<&Kept> {
         let mut name = name.as_bytes();
         for _ in 0..8 {
-            if let Some(path) = self.files.get(name) {
-                return Ok(path);
+            if let Some(kept) = self.files.get(name) {
+                return Ok(kept);
             }
             match self.links.get(name) {
                 Some(target) => name = target,
@@ -266,8 +256,16 @@ impl Saved {
         Err(Error::damaged(what, format!("the engine's archive does not have {:?}", String::from_utf8_lossy(name))))
     }
 
+    /// A file that is no uncompressed layer.
+    fn file(&self, what: &str, name: &str) -> Result<&Path> {
+        match self.find(what, name)? {
+            Kept::File(path) => Ok(path),
+            Kept::Layer(_) => Err(Error::damaged(what, format!("the engine's {name} is a tar file"))),
+        }
+    }
+
     fn read(&self, what: &str, name: &str) -> Result<Vec<u8>> {
-        let path = self.find(what, name)?;
+        let path = self.file(what, name)?;
         let mut bytes = Vec::new();
         let file = File::open(path).map_err(Error::file("open", path))?;
         file.take(layout::MAX_MANIFEST + 1).read_to_end(&mut bytes).map_err(Error::file("read", path))?;
@@ -362,7 +360,7 @@ fn keep(saved: &Saved, descriptor: Descriptor, manifest: &Manifest, what: &str, 
         if path.exists() {
             continue;
         }
-        let from = saved.find(what, &blob_name(&one.digest))?;
+        let from = saved.file(what, &blob_name(&one.digest))?;
         fs::set_permissions(from, fs::Permissions::from_mode(0o644)).map_err(Error::file("set the mode of", from))?;
         fs::rename(from, &path).map_err(Error::file("rename a blob to", &path))?;
     }
@@ -380,11 +378,11 @@ fn repack(saved: &Saved, config: &str, names: &[String], expected: &Expected, to
         .map_err(|error| Error::damaged(what, format!("the engine's configuration is not understood: {error}")))?;
     same_number(what, names.len(), &config)?;
     let files = names.iter().map(|name| saved.find(what, name)).collect::<Result<Vec<_>>>()?;
-    let pairs: Vec<(&Path, &Digest)> = files.into_iter().zip(&config.rootfs.diff_ids).collect();
-    let written = in_parallel(&pairs, |(path, diff_id)| {
-        let layer = match saved.compressed.get(*path) {
-            Some(layer) => layer.clone(),
-            None => compress(path, &blobs, what)?,
+    let pairs: Vec<(&Kept, &Digest)> = files.into_iter().zip(&config.rootfs.diff_ids).collect();
+    let written = in_parallel(&pairs, |(kept, diff_id)| {
+        let layer = match kept {
+            Kept::Layer(layer) => layer.clone(),
+            Kept::File(path) => compress(path, &blobs, what)?,
         };
         if layer.diff_id != **diff_id {
             let why = format!("the engine saved layer {} where the configuration names {diff_id}", layer.diff_id);
@@ -409,13 +407,5 @@ fn compress(path: &Path, blobs: &Path, what: &str) -> Result<Written> {
         }
         _ => Box::new(reader),
     };
-    let mut blob = BlobWriter::create(blobs)?;
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let read = plain.read(&mut buffer).map_err(Error::file("read", path))?;
-        if read == 0 {
-            return blob.finish(blobs);
-        }
-        blob.write_all(&buffer[..read]).map_err(Error::file("write a layer in", blobs))?;
-    }
+    write_blob(blobs, |buffer| plain.read(buffer).map_err(Error::file("read", path)))
 }
