@@ -7,6 +7,7 @@
 
 use crate::{
     error::{Error, Result, count},
+    json,
     layer::{BUFFER, Written, in_parallel, persist, write_blob},
     layout::{self, Built, MAX_LAYERS, blobs_dir, read_whole},
     spec::{Descriptor, ImageConfig, LAYER_GZIP},
@@ -248,17 +249,15 @@ impl Saved {
 }
 
 fn convert(saved: &Saved, to: &Path) -> Result<Built> {
-    let misread = |what: &str, error: serde_json::Error| {
-        Error::damaged(&saved.name, format!("{what} is not understood: {error}"))
-    };
+    let misread = |what: &str, why: String| Error::damaged(&saved.name, format!("{what} is not understood: {why}"));
     let images: Vec<SavedImage> =
-        serde_json::from_slice(&saved.document("manifest.json")?).map_err(|e| misread("manifest.json", e))?;
+        json::read_saved(&saved.document("manifest.json")?).map_err(|why| misread("manifest.json", why))?;
     let [image] = images.as_slice() else {
         let found = count(images.len() as u64, "image", "images");
         return Err(Error::bad_with(format!("{} holds {found} instead of one", saved.name), "save one image alone"));
     };
     let config_bytes = saved.document(&image.config)?;
-    let config: ImageConfig = serde_json::from_slice(&config_bytes).map_err(|e| misread("its configuration", e))?;
+    let config: ImageConfig = json::read(&config_bytes).map_err(|why| misread("its configuration", why))?;
     let names = image.layers.clone().unwrap_or_default();
     if names.len() != config.rootfs.diff_ids.len() {
         let found = count(names.len() as u64, "layer", "layers");
@@ -302,32 +301,59 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    /// Imports an archive of one image, whose two documents are these texts.
+    fn imported(config: &str, manifest: &str, layer: &[u8]) -> Result<Built> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut archive = tar::Builder::new(Vec::new());
+        let files = [("config.json", config.as_bytes()), ("manifest.json", manifest.as_bytes()), ("layer.tar", layer)];
+        for (name, bytes) in files {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes.len() as u64);
+            archive.append_data(&mut header, name, bytes).unwrap();
+        }
+        let path = folder.path().join("archive.tar");
+        fs::write(&path, archive.into_inner().unwrap()).unwrap();
+        import_docker_archive(&path, &folder.path().join("to"))
+    }
+
     #[test]
     fn one_layer_named_a_thousand_times_and_once_more_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
         let layer = tar::Builder::new(Vec::new()).into_inner().unwrap();
         let made = |count: usize| {
             let identities = vec![Digest::of(&layer); count];
             let config =
                 json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": identities}});
             let manifest = json!([{"Config": "config.json", "Layers": vec!["layer.tar"; count]}]);
-            let mut archive = tar::Builder::new(Vec::new());
-            let files = [
-                ("config.json", config.to_string().into_bytes()),
-                ("manifest.json", manifest.to_string().into_bytes()),
-                ("layer.tar", layer.clone()),
-            ];
-            for (name, bytes) in files {
-                let mut header = tar::Header::new_ustar();
-                header.set_size(bytes.len() as u64);
-                archive.append_data(&mut header, name, bytes.as_slice()).unwrap();
-            }
-            let path = folder.path().join(format!("{count}.tar"));
-            fs::write(&path, archive.into_inner().unwrap()).unwrap();
-            import_docker_archive(&path, &folder.path().join(count.to_string()))
+            imported(&config.to_string(), &manifest.to_string(), &layer)
         };
         assert_eq!(made(2).unwrap().layers.len(), 2);
         let error = made(1001).unwrap_err().to_string();
         assert!(error.contains("1001 layers, more than 1000"), "{error}");
+    }
+
+    #[test]
+    fn documents_with_a_key_twice_are_refused() {
+        let layer = tar::Builder::new(Vec::new()).into_inner().unwrap();
+        let config = |more: &str| {
+            let identity = Digest::of(&layer);
+            format!(
+                r#"{{"architecture": "amd64", "os": "linux", "rootfs": {{"type": "layers", "diff_ids": ["{identity}"]}}{more}}}"#
+            )
+        };
+        let manifest = |more: &str| format!(r#"[{{"Config": "config.json", "Layers": ["layer.tar"]{more}}}]"#);
+        imported(&config(""), &manifest(""), &layer).unwrap();
+        for (config, manifest, words) in [
+            (config(r#", "x": {"a": 1, "a": 2}"#), manifest(""), ["its configuration is not understood", "`a`"]),
+            (config(""), manifest(r#", "x": {"a": 1, "a": 2}"#), ["manifest.json is not understood", "`a`"]),
+            (
+                config(""),
+                manifest(r#", "layers": []"#),
+                ["manifest.json is not understood", "\"Layers\" to some readers"],
+            ),
+        ] {
+            let error = imported(&config, &manifest, &layer).unwrap_err();
+            assert!(words.iter().all(|word| error.to_string().contains(word)), "{error}");
+            assert_eq!(error.class(), domain::Class::Integrity, "{error}");
+        }
     }
 }

@@ -5,8 +5,8 @@
 //! serde_json goes (128), at every place: also where nobody looks.
 
 use serde::{
-    Deserialize, Deserializer,
-    de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor},
+    Deserializer,
+    de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor},
 };
 use std::{collections::BTreeSet, fmt};
 
@@ -29,36 +29,45 @@ const WORDS: [&str; 13] = [
 /// Maps whose keys are their author's: labels, paths, ports.
 const FREE: [&str; 5] = ["annotations", "Labels", "ExposedPorts", "Volumes", "OnBuild"];
 
+/// The words of a docker archive's `manifest.json`, which begin with capitals; those of the specification mean nothing there.
+const SAVED_WORDS: [&str; 5] = ["Config", "LayerSources", "Layers", "Parent", "RepoTags"];
+
 /// Reads a document that comes from elsewhere; the reason of a refusal names the key.
 pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    check(bytes)?;
+    read_as(bytes, &WORDS)
+}
+
+/// The same of a docker archive's `manifest.json`.
+pub(crate) fn read_saved<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    read_as(bytes, &SAVED_WORDS)
+}
+
+fn read_as<T: DeserializeOwned>(bytes: &[u8], words: &'static [&'static str]) -> Result<T, String> {
+    check(bytes, words)?;
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
 
 /// Refuses bytes that are no such JSON; the reason names the key.
-pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
-    serde_json::from_slice::<Strict>(bytes).map(drop).map_err(|error| error.to_string())
+fn check(bytes: &[u8], words: &'static [&'static str]) -> Result<(), String> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let checked = Keys { words, free: false }.deserialize(&mut reader).and_then(|()| reader.end());
+    checked.map_err(|error| error.to_string())
 }
 
-/// Any value without a key twice.
-struct Strict;
-/// Any value, where keys are their author's.
-struct Free;
-
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Keys { words: true }).map(|()| Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Free {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Keys { words: false }).map(|()| Self)
-    }
-}
-
+/// Any value without a key twice, and without one of these words in other letters.
+#[derive(Clone, Copy)]
 struct Keys {
-    words: bool,
+    words: &'static [&'static str],
+    /// A map whose keys are its author's; what is in it is as anywhere.
+    free: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Keys {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
 }
 
 impl<'de> Visitor<'de> for Keys {
@@ -88,23 +97,19 @@ impl<'de> Visitor<'de> for Keys {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element::<Strict>()?.is_some() {}
+        while list.next_element_seed(Self { free: false, ..self })?.is_some() {}
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut seen = BTreeSet::new();
         while let Some(key) = map.next_key::<String>()? {
-            if self.words
-                && let Some(word) = WORDS.iter().find(|word| word.eq_ignore_ascii_case(&key) && **word != key)
+            if !self.free
+                && let Some(word) = self.words.iter().find(|word| word.eq_ignore_ascii_case(&key) && **word != key)
             {
                 return Err(de::Error::custom(format_args!("the key {key:?} is {word:?} to some readers")));
             }
-            if FREE.contains(&key.as_str()) {
-                map.next_value::<Free>()?;
-            } else {
-                map.next_value::<Strict>()?;
-            }
+            map.next_value_seed(Self { free: FREE.contains(&key.as_str()), ..self })?;
             if let Some(twice) = seen.replace(key) {
                 return Err(de::Error::custom(format_args!("duplicate field `{twice}`")));
             }
@@ -122,7 +127,7 @@ mod tests {
         for good in
             ["{}", "[]", "1", r#"{"a":{"a":[{"a":1},{"a":2}]},"config":{"Labels":{"Size":"1","size":"2"},"Env":[]}}"#]
         {
-            assert_eq!(check(good.as_bytes()), Ok(()), "{good}");
+            assert_eq!(check(good.as_bytes(), &WORDS), Ok(()), "{good}");
         }
         let deep = format!("{{\"x\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
         for (bad, why) in [
@@ -131,12 +136,24 @@ mod tests {
             (r#"{"annotations":{"a":"1","a":"2"}}"#, "duplicate field"),
             (r#"{"layers":[],"Layers":[]}"#, "\"layers\" to some readers"),
             (r#"{"manifests":[{"DIGEST":"x"}]}"#, "\"digest\" to some readers"),
+            (r#"{"annotations":{"a":{"Layers":1}}}"#, "\"layers\" to some readers"),
             (r#"{"a":1"#, "EOF"),
             (r#"{"a":1}{}"#, "trailing"),
             (&deep, "recursion limit"),
         ] {
-            let error = check(bad.as_bytes()).expect_err(why);
+            let error = check(bad.as_bytes(), &WORDS).expect_err(why);
             assert!(error.contains(why), "{error}");
+        }
+        let saved = |text: &str| check(text.as_bytes(), &SAVED_WORDS);
+        assert_eq!(
+            saved(r#"[{"Config":"c","Layers":["config"],"LayerSources":{"sha256:0":{"mediaType":"x"}}}]"#),
+            Ok(())
+        );
+        for (bad, why) in [
+            (r#"[{"Config":"c","config":"d"}]"#, "\"Config\" to some readers"),
+            (r#"[{"Layers":[],"Layers":["x"]}]"#, "duplicate field"),
+        ] {
+            assert!(saved(bad).unwrap_err().contains(why), "{bad}");
         }
     }
 }
