@@ -1,6 +1,8 @@
 //! What the tests of this crate share: layouts made by hand, trees, and where real servers are.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod engines;
+
 use domain::{
     Digest, Event, EventSink, Events,
     config::{OciBuild, OciFile},
