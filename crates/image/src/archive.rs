@@ -25,6 +25,9 @@ use std::{
     path::Path,
 };
 
+/// The file `oci-layout`.
+pub(crate) const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct DockerManifest {
@@ -62,8 +65,13 @@ pub fn docker_archive_for(layout: &Path, platform: &str, reference: Option<&str>
     write_docker_archive(layout, &order, with_platform(&image), &image, reference, out)
 }
 
-fn with_platform(image: &Documents) -> Descriptor {
+pub(crate) fn with_platform(image: &Documents) -> Descriptor {
     Descriptor { platform: Some(image.config.platform()), ..image.manifest_descriptor.clone() }
+}
+
+/// The file `manifest.json` of an archive with one image: names of its files, and of itself.
+pub(crate) fn docker_manifest(config: String, name: Option<String>, layers: Vec<String>) -> Result<Vec<u8>> {
+    to_json(&[DockerManifest { config, repo_tags: name.map(|name| vec![name]), layers }])
 }
 
 fn write_docker_archive(
@@ -90,14 +98,10 @@ fn write_docker_archive(
             Packing::Plain | Packing::Gzip => blob_name(&layer.digest),
         });
     }
-    let docker = DockerManifest {
-        config: blob_name(&image.manifest.config.digest),
-        repo_tags: name.map(|name| vec![name]),
-        layers,
-    };
+    let docker = docker_manifest(blob_name(&image.manifest.config.digest), name, layers)?;
     append_bytes(&mut archive, "index.json", &to_json(&index_of(root))?)?;
-    append_bytes(&mut archive, "manifest.json", &to_json(&[docker])?)?;
-    append_bytes(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    append_bytes(&mut archive, "manifest.json", &docker)?;
+    append_bytes(&mut archive, "oci-layout", OCI_LAYOUT)?;
     archive.into_inner().map_err(failed)?.flush().map_err(failed)
 }
 
@@ -107,7 +111,7 @@ pub fn oci_archive(layout: &Path, out: impl Write) -> Result<()> {
     let mut archive = tar::Builder::new(out);
     append_blobs(&mut archive, layout, &contents.order)?;
     append_bytes(&mut archive, "index.json", &to_json(&index_of(root_of(&contents)))?)?;
-    append_bytes(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    append_bytes(&mut archive, "oci-layout", OCI_LAYOUT)?;
     archive.into_inner().map_err(failed)?.flush().map_err(failed)
 }
 
@@ -129,11 +133,11 @@ fn root_of(contents: &Contents) -> Descriptor {
     }
 }
 
-fn index_of(root: Descriptor) -> Index {
+pub(crate) fn index_of(root: Descriptor) -> Index {
     Index { schema_version: 2, media_type: Some(INDEX.to_owned()), manifests: vec![root], annotations: BTreeMap::new() }
 }
 
-fn blob_name(digest: &Digest) -> String {
+pub(crate) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
@@ -142,7 +146,7 @@ fn failed(error: io::Error) -> Error {
 }
 
 /// A name with a tag; engines refuse one without, and a digest is no name to load under.
-fn tagged(reference: &str) -> Result<String> {
+pub(crate) fn tagged(reference: &str) -> Result<String> {
     let parsed =
         ImageName::parse(reference).map_err(|error| Error::bad_with(error.to_string(), "write REPOSITORY:TAG"))?;
     match (parsed.tag, parsed.digest) {
@@ -163,7 +167,7 @@ fn full_name(name: &str) -> String {
     }
 }
 
-fn header(size: u64, mode: u32, kind: tar::EntryType) -> tar::Header {
+pub(crate) fn header(size: u64, mode: u32, kind: tar::EntryType) -> tar::Header {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(kind);
     header.set_size(size);
@@ -224,6 +228,6 @@ fn append_directory(archive: &mut tar::Builder<impl Write>, name: &str) -> Resul
     archive.append_data(&mut header(0, 0o755, tar::EntryType::Directory), name, std::io::empty()).map_err(failed)
 }
 
-fn append_bytes(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> Result<()> {
+pub(crate) fn append_bytes(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> Result<()> {
     archive.append_data(&mut header(bytes.len() as u64, 0o644, tar::EntryType::Regular), name, bytes).map_err(failed)
 }

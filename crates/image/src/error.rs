@@ -105,6 +105,16 @@ pub enum Error {
         /// Where it was to point.
         wanted: Digest,
     },
+    /// Whoever keeps the blobs does not give one.
+    #[error("cannot read blob {digest}: {cause}")]
+    Source {
+        /// Which blob.
+        digest: Digest,
+        /// What its keeper says.
+        cause: String,
+        /// What kind of failure that is.
+        class: Class,
+    },
     /// The registry did not do it.
     #[error("cannot {action} at {reference}: {cause}")]
     Registry {
@@ -127,7 +137,7 @@ impl Error {
             Self::File { .. } => Class::Internal,
             Self::BuildLost { .. } | Self::EngineUnreachable { .. } | Self::Engine { .. } => Class::Unavailable,
             Self::Damaged { .. } | Self::TagTaken { .. } => Class::Integrity,
-            Self::Registry { class, .. } => *class,
+            Self::Registry { class, .. } | Self::Source { class, .. } => *class,
         }
     }
 

@@ -13,6 +13,7 @@
 //! | [`open`], [`reopen`], [`blobs`], [`assemble`] | reads and verifies a layout, lists it, makes one from blobs that were fetched |
 //! | [`unpack`] | a layout to a root file system |
 //! | [`docker_archive`], [`oci_archive`], [`copy_layout`] | a layout to what `docker load`, skopeo and podman take |
+//! | [`load_docker`] | blobs from anywhere ([`Blobs`]) into a Docker Engine, in one stream |
 //! | [`inspect`] | a layout to what rules about images ask: user, setuid files, secrets |
 //! | [`sbom`] | lock files and layers to a bill of materials |
 //! | [`publish`], [`push`], [`pull`], [`resolve`] | a layout to registries, and from one |
@@ -51,6 +52,7 @@ mod groups;
 mod gzip;
 mod ignorefile;
 mod import;
+mod into;
 mod json;
 mod layer;
 mod layercache;
@@ -74,9 +76,10 @@ pub use archive::{copy_layout, docker_archive, docker_archive_for, oci_archive};
 pub use base::fetch_base;
 pub use command::{Artifact, Output, build_command};
 pub use compare::{Difference, first_difference};
-pub use docker::{BUILD_LABEL, build_docker, docker_ping};
+pub use docker::{BUILD_LABEL, Loaded, build_docker, docker_ping, load_docker};
 pub use error::{Error, Result};
 pub use import::{import_docker_archive, import_layout, import_oci_archive};
+pub use into::{BlobStream, Blobs, LayoutBlobs};
 pub use layout::{Built, PlatformImage, assemble, blobs, open, reopen};
 pub use nix::{NixBuilt, NixFacts, build_nix};
 pub use oci::{OciInputs, build_oci};

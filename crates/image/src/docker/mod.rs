@@ -21,12 +21,15 @@ mod connection;
 mod dockerfile;
 mod leftover;
 mod lines;
+mod load;
 mod progress;
 mod redact;
 mod sending;
 mod session;
 #[cfg(test)]
 mod tests;
+
+pub use load::{Loaded, load_docker};
 
 use crate::{
     context::{self, Context},

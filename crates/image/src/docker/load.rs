@@ -1,0 +1,239 @@
+//! An image into an engine: sent as one stream ([`crate::into`]), looked at, and only then named.
+//!
+//! What never happens here:
+//!
+//! - No name is given to an image before the engine has shown that it is the one that was asked for: an engine that keeps manifests
+//!   (the containerd image store) by the manifest's digest, any other by the configuration's, which is what each calls the image's ID.
+//!   What an engine says that it loaded is only a hint where to look, and what it loaded instead is removed again.
+//! - No image that an engine could not unpack counts as loaded, although some engines keep it and answer well.
+
+use super::{BUILD_TIMEOUT, Engine, Stopped, causes};
+use crate::{
+    archive::tagged,
+    error::{Error, Result, count},
+    into::{self, Blobs, Broken, Form, Plan, Sizes},
+    layer::Packing,
+    spec::Platform,
+};
+use bollard::{
+    errors::Error as Failure,
+    models::ImageInspect,
+    query_parameters::{ImportImageOptionsBuilder, RemoveImageOptions, TagImageOptionsBuilder},
+};
+use domain::{Digest, Events, event::Unit};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// How long the engine may take to begin to answer: it does so only after it has the whole archive, which may be large.
+const LOAD: Duration = Duration::from_secs(24 * 3600);
+
+/// An image in an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// Address of the engine.
+    pub engine: String,
+    /// Its name there.
+    pub name: String,
+    /// By which the engine knows it: the digest of its manifest, or of its configuration.
+    pub id: Digest,
+    /// What it runs on.
+    pub platform: String,
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Digest of its configuration.
+    pub config: Digest,
+    /// Whether nothing had to be sent.
+    pub was_there: bool,
+}
+
+/// Brings the image `root` (a manifest, or an index over several platforms, of which the engine's is taken) into a Docker Engine and names it
+/// `name`. `engine` is as for [`crate::docker_ping`].
+///
+/// Nothing is written to this disk. A blob that is not what its digest says is [`Error::Damaged`], and the engine gets no end of an archive that
+/// holds one; an engine that ends with another image is too, and then nothing has the name.
+pub async fn load_docker(
+    engine: Option<&str>,
+    root: &Digest,
+    name: &str,
+    blobs: Arc<dyn Blobs>,
+    events: &Events,
+) -> Result<Loaded> {
+    let name = tagged(name)?;
+    let engine = Engine::connect(engine, BUILD_TIMEOUT).await?;
+    let plan = Arc::new(into::plan(blobs.as_ref(), root, &engine.platform().await?).await?);
+    let sealed = engine.keeps_images_with_containerd().await?;
+    let form = if sealed { Form::Sealed } else { Form::Plain };
+    let (manifest, config) = (plan.image.manifest_descriptor.digest, plan.image.manifest.config.digest);
+    let id = if sealed { manifest } else { config };
+    let was_there = engine.has(&id).await?;
+    if !was_there {
+        engine.load(&blobs, &plan, form, &id, events).await?;
+    }
+    engine.tag(&id, &name).await?;
+    let platform = plan.image.config.platform().text();
+    Ok(Loaded { engine: engine.address.clone(), name, id, platform, manifest, config, was_there })
+}
+
+impl Engine {
+    /// What its containers run on.
+    async fn platform(&self) -> Result<Platform> {
+        let version = self.ask("say its version", self.docker.version()).await?;
+        let version = version.map_err(|error| self.lost("say its version", &error))?;
+        let host = Platform::host();
+        Ok(Platform {
+            os: version.os.filter(|os| !os.is_empty()).unwrap_or(host.os),
+            architecture: version.arch.filter(|arch| !arch.is_empty()).unwrap_or(host.architecture),
+            variant: None,
+        })
+    }
+
+    async fn shown(&self, name: &str) -> Result<Option<ImageInspect>> {
+        let action = format!("show image {name}");
+        match self.ask(&action, self.docker.inspect_image(name)).await? {
+            Ok(image) => Ok(Some(image)),
+            Err(Failure::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(self.lost(action, &error)),
+        }
+    }
+
+    /// Whether it has the image, by the only proof that there is: it calls it so.
+    async fn has(&self, id: &Digest) -> Result<bool> {
+        Ok(self.shown(&id.to_string()).await?.and_then(|image| image.id) == Some(id.to_string()))
+    }
+
+    /// Sends it, once more if a size was misjudged, and looks whether it is there.
+    async fn load(
+        &self,
+        blobs: &Arc<dyn Blobs>,
+        plan: &Arc<Plan>,
+        form: Form,
+        id: &Digest,
+        events: &Events,
+    ) -> Result<()> {
+        let zstd = |layer| matches!(Packing::of(layer), Ok(Packing::Zstd));
+        let unknown = form == Form::Plain && plan.image.manifest.layers.iter().any(zstd);
+        let sizes = if unknown { into::measure(blobs, plan).await? } else { Sizes::new() };
+        let said = match self.load_once(blobs, plan, form, sizes, events).await {
+            Err(Broken::Misjudged) => {
+                events.note("a layer has another size than it says; all are measured, and sent again".to_owned());
+                let sizes = into::measure(blobs, plan).await?;
+                self.load_once(blobs, plan, form, sizes, events).await
+            }
+            other => other,
+        };
+        let said = said.map_err(|broken| match broken {
+            Broken::Failed(error) => error,
+            Broken::Misjudged => Error::damaged(id, "the sizes of its layers change while they are read"),
+            Broken::Unread => self.refused("it stopped reading"),
+        })?;
+        if self.has(id).await? && said.broken.is_none() {
+            return Ok(());
+        }
+        for name in &said.loaded {
+            self.remove_unnamed(name).await?; // it is of no release that we know
+        }
+        if let Some(why) = said.broken {
+            return Err(self.refused(&why));
+        }
+        let what = if said.loaded.is_empty() { "nothing".to_owned() } else { said.loaded.join(", ") };
+        Err(Error::damaged(
+            id,
+            format!("the Docker Engine at {} loaded {what} instead; nothing has its name", self.address),
+        ))
+    }
+
+    fn refused(&self, cause: &str) -> Error {
+        Error::Engine { engine: self.address.clone(), action: "load the image".to_owned(), cause: cause.to_owned() }
+    }
+
+    async fn load_once(
+        &self,
+        blobs: &Arc<dyn Blobs>,
+        plan: &Arc<Plan>,
+        form: Form,
+        sizes: Sizes,
+        events: &Events,
+    ) -> Result<Said, Broken> {
+        let layers = &plan.image.manifest.layers;
+        let bytes = layers.iter().map(|layer| layer.size).sum();
+        let task = Arc::new(events.task("send the image to the engine", Some(bytes), Unit::Bytes));
+        let moved = Arc::new(AtomicU64::new(0));
+        let (body, sending) = into::send(blobs, plan, form, sizes, task.clone(), moved.clone());
+        let answered = self.answer(body, &moved).await;
+        let sent = sending.end().await;
+        if let Some(task) = Arc::into_inner(task) {
+            task.finish(count(layers.len() as u64, "layer", "layers"));
+        }
+        // Why it broke off here is why the engine failed; that it stopped reading is for the engine to say.
+        match (sent, answered) {
+            (Ok(()), Ok(said)) => Ok(said),
+            (Err(Broken::Unread), Err(error)) | (Ok(()), Err(error)) => Err(Broken::Failed(error)),
+            (Err(broken), _) => Err(broken),
+        }
+    }
+
+    /// Sends the archive and reads what the engine says of it.
+    async fn answer(
+        &self,
+        body: impl futures::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
+        moved: &AtomicU64,
+    ) -> Result<Said> {
+        let patient = self.docker.clone().with_timeout(LOAD);
+        let options = ImportImageOptionsBuilder::new().quiet(true).build();
+        let mut answer = Box::pin(patient.import_image_stream(options, Box::pin(body), None));
+        let mut said = Said::default();
+        loop {
+            match self.next(&mut answer, || moved.load(Ordering::Relaxed)).await {
+                Ok(None) => return Ok(said),
+                Ok(Some(message)) => {
+                    message.stream.as_deref().unwrap_or_default().lines().for_each(|line| said.line(line));
+                }
+                Err(Stopped::Failed(error)) => return Err(self.refused(&causes(&error))),
+                Err(Stopped::Silent(cause)) => return Err(self.refused(&cause)),
+            }
+        }
+    }
+
+    async fn tag(&self, id: &Digest, name: &str) -> Result<()> {
+        let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+        let options = TagImageOptionsBuilder::new().repo(repository).tag(tag).build();
+        let action = format!("name the image {name}");
+        let named = self.ask(&action, self.docker.tag_image(&id.to_string(), Some(options))).await?;
+        named.map_err(|error| self.lost(action, &error))
+    }
+
+    /// Removes what was loaded instead, unless it has a name or a container uses it.
+    async fn remove_unnamed(&self, name: &str) -> Result<()> {
+        let Some(image) = self.shown(name).await? else { return Ok(()) };
+        let Some(id) = image.id.filter(|_| image.repo_tags.iter().flatten().next().is_none()) else { return Ok(()) };
+        let action = format!("remove image {id}");
+        match self.ask(&action, self.docker.remove_image(&id, None::<RemoveImageOptions>, None)).await? {
+            Ok(_) | Err(Failure::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
+            Err(error) => Err(self.lost(action, &error)),
+        }
+    }
+}
+
+/// What an engine says of an archive.
+#[derive(Debug, Default, PartialEq)]
+struct Said {
+    /// Names and IDs that it found there.
+    loaded: Vec<String>,
+    /// Why it could not unpack one.
+    broken: Option<String>,
+}
+
+impl Said {
+    fn line(&mut self, line: &str) {
+        let name = line.strip_prefix("Loaded image ID: ").or_else(|| line.strip_prefix("Loaded image: "));
+        self.loaded.extend(name.map(|name| name.trim().to_owned()));
+        if line.starts_with("Error unpacking image") {
+            self.broken = Some(line.to_owned());
+        }
+    }
+}

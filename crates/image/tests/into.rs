@@ -1,0 +1,457 @@
+//! An image straight into a Docker Engine: into both real ones (`SEALIFT_TEST_DOCKER` and `SEALIFT_TEST_DOCKER_NEWEST`, each
+//! `unix:///…`), out of sources that lie, and into scripted ones that do.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod common;
+
+use bollard::{Docker, models::ImageInspect, query_parameters::RemoveImageOptions};
+use bytes::Bytes;
+use common::{Lines, compress, created, file, layout_of, oci, real, tar, write};
+use domain::{Class, Digest, Events};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use image::{BlobStream, Blobs, Error, LayoutBlobs, Loaded};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+};
+
+const ENGINES: [&str; 2] = ["SEALIFT_TEST_DOCKER", "SEALIFT_TEST_DOCKER_NEWEST"];
+
+fn connect(engine: &str) -> Docker {
+    Docker::connect_with_unix(engine, 60, bollard::API_DEFAULT_VERSION).unwrap()
+}
+
+/// Something that no engine has seen.
+fn uuid() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap().trim().to_owned()
+}
+
+/// A layout of layers with these media types, each with one file that is new; and its root.
+fn layout(root: &Path, kinds: &[&str]) -> Digest {
+    let blobs = root.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let put = |bytes: &[u8]| {
+        let digest = Digest::of(bytes);
+        fs::write(blobs.join(digest.hex()), bytes).unwrap();
+        (digest, bytes.len())
+    };
+    let (mut diff_ids, mut layers) = (Vec::new(), Vec::new());
+    for (number, kind) in kinds.iter().enumerate() {
+        let plain = tar(&[file(&format!("file{number}"), &uuid().repeat(2000))]);
+        diff_ids.push(Digest::of(&plain));
+        let (suffix, bytes) = match *kind {
+            "plain" => ("", plain),
+            "gzip" => ("+gzip", compress(&plain)),
+            // As pigz and estargz do: what the end says is the size of the last part only.
+            "parts" => ("+gzip", [compress(&plain[..5000]), compress(&plain[5000..])].concat()),
+            _ => ("+zstd", zstd::encode_all(&plain[..], 3).unwrap()),
+        };
+        let (digest, size) = put(&bytes);
+        let media_type = format!("application/vnd.oci.image.layer.v1.tar{suffix}");
+        layers.push(serde_json::json!({"mediaType": media_type, "digest": digest, "size": size}));
+    }
+    let config =
+        serde_json::json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    let (digest, size) = put(config.to_string().as_bytes());
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": layers,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": size},
+    });
+    let root = put(manifest.to_string().as_bytes()).0;
+    image::assemble(&root, blobs.ancestors().nth(2).unwrap()).unwrap().root()
+}
+
+async fn load(engine: &str, layout: &Path, root: &Digest, name: &str) -> image::Result<Loaded> {
+    image::load_docker(Some(engine), root, name, Arc::new(LayoutBlobs::new(layout)), &Events::nowhere()).await
+}
+
+async fn shown(docker: &Docker, name: &str) -> Option<ImageInspect> {
+    docker.inspect_image(name).await.ok()
+}
+
+async fn remove(docker: &Docker, name: &str) {
+    docker.remove_image(name, None::<RemoveImageOptions>, None).await.unwrap();
+}
+
+/// A source with something wrong in it.
+struct Lying {
+    inner: LayoutBlobs,
+    /// About which blob.
+    about: Digest,
+    lie: Lie,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Lie {
+    /// The last byte is another.
+    Byte,
+    /// The last byte is missing.
+    Short,
+    /// There is one more.
+    Long,
+    /// It ends in an error.
+    Broken,
+    /// It says another size of itself.
+    Size,
+}
+
+impl Blobs for Lying {
+    fn open(&self, digest: &Digest) -> BoxFuture<'static, image::Result<BlobStream>> {
+        let (opening, lie) = (self.inner.open(digest), self.lie);
+        if *digest != self.about || lie == Lie::Size {
+            return opening;
+        }
+        let cause = "the disk is gone".to_owned();
+        let error = Error::Source { digest: *digest, cause, class: Class::Unavailable };
+        async move {
+            let mut bytes = Vec::new();
+            let mut stream = opening.await?;
+            while let Some(piece) = stream.next().await {
+                bytes.extend(piece?);
+            }
+            let mut pieces = Vec::new();
+            match lie {
+                Lie::Byte => *bytes.last_mut().unwrap() ^= 1,
+                Lie::Short => drop(bytes.pop()),
+                Lie::Long => bytes.push(0),
+                Lie::Broken => pieces.push(Err(error)),
+                Lie::Size => {}
+            }
+            pieces.insert(0, Ok(Bytes::from(bytes)));
+            Ok(futures::stream::iter(pieces).boxed())
+        }
+        .boxed()
+    }
+
+    fn end(&self, digest: &Digest, size: u64) -> BoxFuture<'static, image::Result<Bytes>> {
+        if *digest == self.about && self.lie == Lie::Size {
+            return async { Ok(Bytes::from_static(&[7, 7, 0, 0])) }.boxed();
+        }
+        self.inner.end(digest, size)
+    }
+}
+
+fn layers_of(layout: &Path) -> Vec<Digest> {
+    image::open(layout).unwrap().layers
+}
+
+#[tokio::test]
+async fn an_image_comes_as_it_was_sealed_under_its_name_and_once() {
+    for address in ENGINES.into_iter().filter_map(real) {
+        for kinds in [&["gzip", "plain", "gzip"][..], &["gzip", "parts"], &["zstd", "gzip"]] {
+            let root = tempfile::tempdir().unwrap();
+            let digest = layout(root.path(), kinds);
+            let (docker, name) = (connect(&address), format!("into-{}:1.2.3", uuid()));
+            let loaded = load(&address, root.path(), &digest, &name).await.unwrap();
+            assert!(!loaded.was_there && loaded.name == name && loaded.engine == address, "{loaded:?}");
+            assert!(loaded.id == loaded.manifest || loaded.id == loaded.config, "{loaded:?}");
+            assert_eq!(loaded.manifest, digest);
+            let image = shown(&docker, &name).await.unwrap();
+            assert_eq!(image.id, Some(loaded.id.to_string()), "{kinds:?}");
+            let config = fs::read(root.path().join("blobs/sha256").join(loaded.config.hex())).unwrap();
+            let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+            let layers = serde_json::json!(image.root_fs.unwrap().layers);
+            assert_eq!(layers, config["rootfs"]["diff_ids"], "{kinds:?}");
+            // What the engine gives back is the same image.
+            let mut saved = tempfile::NamedTempFile::new().unwrap();
+            let mut export = Box::pin(docker.export_image(&name));
+            while let Some(piece) = export.next().await {
+                std::io::Write::write_all(&mut saved, &piece.unwrap()).unwrap();
+            }
+            let back = tempfile::tempdir().unwrap();
+            let back = image::import_docker_archive(saved.path(), &back.path().join("layout")).unwrap();
+            assert_eq!(back.config, loaded.config, "{kinds:?}");
+            // Again there is nothing to send, and another name is only that.
+            let again = load(&address, root.path(), &digest, &format!("{name}-again")).await.unwrap();
+            assert!(again.was_there && again.id == loaded.id, "{again:?}");
+            remove(&docker, &format!("{name}-again")).await;
+            remove(&docker, &name).await;
+            assert!(shown(&docker, &loaded.id.to_string()).await.is_none(), "nothing else holds it");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_several_platforms_the_engines_is_taken() {
+    for address in ENGINES.into_iter().filter_map(real) {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path(), "run", &uuid(), 0o755);
+        let mut spec = oci(&[("run", "/run", None)]);
+        spec.platforms = vec!["linux/arm64".to_owned(), "linux/amd64".to_owned()];
+        let to = root.path().join("layout");
+        let built = image::build_oci(&spec, root.path(), &BTreeMap::new(), created(), &to, &Events::nowhere()).unwrap();
+        let (docker, name) = (connect(&address), format!("into-{}:1", uuid()));
+        let version = docker.version().await.unwrap();
+        let wanted = format!("{}/{}", version.os.unwrap(), version.arch.unwrap());
+        let own = built.platforms.iter().find(|one| one.platform == wanted).unwrap();
+        let loaded = load(&address, &to, &built.root(), &name).await.unwrap();
+        assert_eq!((loaded.platform, loaded.manifest, loaded.config), (wanted, own.manifest, own.config));
+        remove(&docker, &name).await;
+        // An image that is for others is refused before anything is sent.
+        let other = built.platforms.iter().find(|one| one.manifest != own.manifest).unwrap();
+        let error = load(&address, &to, &other.manifest, &name).await.unwrap_err();
+        assert!(error.to_string().contains("not for"), "{error}");
+        assert!(shown(&docker, &name).await.is_none() && shown(&docker, &other.config.to_string()).await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_lies_gives_no_image_and_no_name() {
+    for address in ENGINES.into_iter().filter_map(real) {
+        let docker = connect(&address);
+        for lie in [Lie::Byte, Lie::Short, Lie::Long, Lie::Broken, Lie::Size] {
+            let root = tempfile::tempdir().unwrap();
+            let digest = layout(root.path(), &["gzip", "gzip", "plain"]);
+            let about = layers_of(root.path())[1];
+            let blobs = Arc::new(Lying { inner: LayoutBlobs::new(root.path()), about, lie });
+            let (name, lines) = (format!("into-{}:1", uuid()), Lines::default());
+            let outcome = image::load_docker(Some(&address), &digest, &name, blobs, &lines.events()).await;
+            if lie == Lie::Size {
+                // Only a guess was wrong; an engine that is sent layers as they are does not hear of it.
+                let loaded = outcome.unwrap();
+                let plain = loaded.id == loaded.config;
+                assert_eq!(lines.all().iter().any(|line| line.contains("another size")), plain, "{:?}", lines.all());
+                remove(&docker, &name).await;
+                continue;
+            }
+            let error = outcome.unwrap_err();
+            let class = if lie == Lie::Broken { Class::Unavailable } else { Class::Integrity };
+            assert_eq!(error.class(), class, "{lie:?}: {error}");
+            assert!(error.to_string().contains(&about.to_string()), "{lie:?}: {error}");
+            let built = image::open(root.path()).unwrap();
+            for name in [name, built.manifest.to_string(), built.config.to_string()] {
+                assert!(shown(&docker, &name).await.is_none(), "{lie:?} left {name}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn documents_that_lie_and_names_that_are_none_are_refused_without_an_engine_hearing_of_it() {
+    let heard = Heard::default();
+    let engine = scripted(&heard, Behaviour::Honest).await;
+    let root = tempfile::tempdir().unwrap();
+    let digest = layout(root.path(), &["gzip"]);
+    let built = image::open(root.path()).unwrap();
+    for about in [built.manifest, built.config] {
+        for lie in [Lie::Byte, Lie::Short, Lie::Long] {
+            let blobs = Arc::new(Lying { inner: LayoutBlobs::new(root.path()), about, lie });
+            let nowhere = Events::nowhere();
+            let loading = image::load_docker(Some(&engine.address), &digest, "x:1", blobs, &nowhere);
+            let error = loading.await.unwrap_err();
+            assert_eq!(error.class(), Class::Integrity, "{lie:?}: {error}");
+            assert!(error.to_string().contains(&about.to_string()), "{lie:?}: {error}");
+        }
+    }
+    let error = load(&engine.address, root.path(), &digest, "x:1.0.0+build").await.unwrap_err();
+    assert_eq!(error.class(), Class::BadInput, "{error}");
+    assert!(heard.all().iter().all(|request| request.starts_with("GET ")), "{:?}", heard.all());
+}
+
+#[tokio::test]
+async fn no_engine_is_unavailable_and_named() {
+    let root = tempfile::tempdir().unwrap();
+    let digest = layout(root.path(), &["gzip"]);
+    for address in [format!("unix://{}/none.sock", root.path().display()), "tcp://127.0.0.1:1".to_owned()] {
+        let error = load(&address, root.path(), &digest, "x:1").await.unwrap_err();
+        assert_eq!(error.class(), Class::Unavailable);
+        assert!(error.to_string().contains(&address), "{error}");
+    }
+}
+
+/// What a scripted engine does with an archive.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Behaviour {
+    Honest,
+    /// It says that it loaded an image, and has another one then.
+    Other,
+    /// It says that it could not unpack the image, which it has.
+    Packed,
+    /// It answers before it has read anything.
+    Full,
+    /// It hangs up in the middle.
+    Dies,
+}
+
+/// The requests of a scripted engine, and how much of an archive it got.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<String>>>);
+
+impl Heard {
+    fn add(&self, request: impl Into<String>) {
+        self.0.lock().unwrap().push(request.into());
+    }
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+    fn has(&self, word: &str) -> bool {
+        self.all().iter().any(|request| request.contains(word))
+    }
+}
+
+struct Scripted {
+    address: String,
+    task: tokio::task::JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+const OTHER: &str = "sha256:00000000000000000000000000000000000000000000000000000000000000ff";
+
+async fn scripted(heard: &Heard, behaviour: Behaviour) -> Scripted {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("engine.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let heard = heard.clone();
+    let task = tokio::spawn(async move {
+        let loaded = Arc::new(Mutex::new(false));
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer(stream, heard.clone(), loaded.clone(), behaviour));
+        }
+    });
+    Scripted { address: format!("unix://{}", socket.display()), task, _folder: folder }
+}
+
+/// Answers requests of one connection.
+async fn answer(mut stream: UnixStream, heard: Heard, loaded: Arc<Mutex<bool>>, behaviour: Behaviour) -> Option<()> {
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.ok()?);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let mut words = head.split(' ');
+        let request = format!("{} {}", words.next()?, words.next()?);
+        heard.add(&request);
+        let there = *loaded.lock().unwrap();
+        let missing = (404, r#"{"message":"no such image"}"#.to_owned());
+        let (status, body) = if request.ends_with("/version") {
+            (200, r#"{"ApiVersion":"1.41","Version":"20.10.0","Os":"linux","Arch":"amd64"}"#.to_owned())
+        } else if request.ends_with("/info") {
+            (200, r#"{"ID":"X","DriverStatus":[["Backing Filesystem","extfs"]]}"#.to_owned())
+        } else if request.contains("/images/load") {
+            if behaviour == Behaviour::Full {
+                (500, r#"{"message":"no space left on device"}"#.to_owned())
+            } else {
+                if !read_body(&mut stream, behaviour).await {
+                    heard.add("BROKEN OFF");
+                    return None;
+                }
+                heard.add("WHOLE");
+                *loaded.lock().unwrap() = true;
+                let said = match behaviour {
+                    Behaviour::Packed => {
+                        r#"{"stream":"Error unpacking image x: no space left on device\n"}"#.to_owned()
+                    }
+                    _ => format!(r#"{{"stream":"Loaded image ID: {OTHER}\n"}}"#),
+                };
+                (200, said)
+            }
+        } else if request.starts_with("GET ") && request.ends_with("/json") {
+            let id = request.rsplit('/').nth(1)?.replace("%3A", ":");
+            let known = there && (behaviour != Behaviour::Other || id == OTHER);
+            if known { (200, format!(r#"{{"Id":"{id}"}}"#)) } else { missing }
+        } else if request.starts_with("DELETE ") {
+            (200, "[]".to_owned())
+        } else {
+            (201, String::new())
+        };
+        let reason = if status < 300 { "OK" } else { "Failed" };
+        let answer = format!(
+            "HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(answer.as_bytes()).await.ok()?;
+    }
+}
+
+/// Whether a chunked body came to its end.
+async fn read_body(stream: &mut UnixStream, behaviour: Behaviour) -> bool {
+    let (mut last, mut buffer, mut all) = (Vec::new(), vec![0; 65536], 0);
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return false,
+            Ok(read) => {
+                all += read;
+                last.extend_from_slice(&buffer[..read]);
+                last.drain(..last.len().saturating_sub(7));
+            }
+        }
+        if behaviour == Behaviour::Dies && all > 1000 {
+            return false;
+        }
+        if last.ends_with(b"\r\n0\r\n\r\n") {
+            return true;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_ends_with_something_else_has_no_name_for_it() {
+    for (behaviour, class, says) in [
+        (Behaviour::Other, Class::Integrity, OTHER),
+        (Behaviour::Packed, Class::Unavailable, "Error unpacking"),
+        (Behaviour::Full, Class::Unavailable, "no space left"),
+        (Behaviour::Dies, Class::Unavailable, "could not load the image"),
+    ] {
+        let heard = Heard::default();
+        let engine = scripted(&heard, behaviour).await;
+        let root = tempfile::tempdir().unwrap();
+        let digest = layout(root.path(), &["gzip", "plain"]);
+        let error = load(&engine.address, root.path(), &digest, "wine:1.0.0").await.unwrap_err();
+        assert_eq!(error.class(), class, "{behaviour:?}: {error}");
+        assert!(error.to_string().contains(says), "{behaviour:?}: {error}");
+        assert!(!heard.has("/tag?"), "{behaviour:?}: {:?}", heard.all());
+        assert_eq!(heard.has(&format!("DELETE /images/{OTHER}")), behaviour == Behaviour::Other, "{:?}", heard.all());
+    }
+    let heard = Heard::default();
+    let engine = scripted(&heard, Behaviour::Honest).await;
+    let root = tempfile::tempdir().unwrap();
+    let digest = layout(root.path(), &["gzip", "plain"]);
+    let loaded = load(&engine.address, root.path(), &digest, "team/wine:1.0.0").await.unwrap();
+    assert_eq!(loaded.id, loaded.config);
+    assert!(heard.has("/tag?repo=team%2Fwine&tag=1.0.0"), "{:?}", heard.all());
+}
+
+#[tokio::test]
+async fn an_archive_with_a_damaged_blob_never_comes_to_its_end() {
+    for lie in [Lie::Byte, Lie::Short, Lie::Long, Lie::Broken] {
+        let heard = Heard::default();
+        let engine = scripted(&heard, Behaviour::Honest).await;
+        let root = tempfile::tempdir().unwrap();
+        let digest = layout(root.path(), &["gzip", "plain", "gzip"]);
+        for about in layers_of(root.path()) {
+            let blobs = Arc::new(Lying { inner: LayoutBlobs::new(root.path()), about, lie });
+            let nowhere = Events::nowhere();
+            let loading = image::load_docker(Some(&engine.address), &digest, "x:1", blobs, &nowhere);
+            let error = loading.await.unwrap_err();
+            assert!(error.to_string().contains(&about.to_string()), "{lie:?}: {error}");
+        }
+        assert!(heard.has("/images/load") && !heard.has("WHOLE") && !heard.has("/tag?"), "{lie:?}: {:?}", heard.all());
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_unpacks_to_far_too_much_is_not_sent() {
+    let heard = Heard::default();
+    let engine = scripted(&heard, Behaviour::Honest).await;
+    let root = tempfile::tempdir().unwrap();
+    layout_of(root.path(), &[tar(&[file("zeros", &"\0".repeat(300 << 20))])], true);
+    let index = fs::read_to_string(root.path().join("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    let digest: Digest = index["manifests"][0]["digest"].as_str().unwrap().parse().unwrap();
+    let error = load(&engine.address, root.path(), &digest, "x:1").await.unwrap_err();
+    assert!(matches!(error, Error::Hostile { .. }), "{error}");
+    assert!(!heard.has("WHOLE") && !heard.has("/tag?"), "{:?}", heard.all());
+}
