@@ -461,6 +461,22 @@ mod tests {
         }
     }
 
+    /// A compressor that is used again gives other bytes for some hundredth of the blocks of a real program, and for none of what is made up above.
+    #[test]
+    fn a_real_program_gives_the_same_bytes_on_any_number_of_threads() {
+        let mut program = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        let third = program.metadata().unwrap().len() / 3;
+        std::io::Seek::seek(&mut program, io::SeekFrom::Start(third)).unwrap();
+        let mut input = Vec::new();
+        program.take(16 << 20).read_to_end(&mut input).unwrap();
+        assert_eq!(input.len(), 16 << 20, "this test's own program is too small to tell anything");
+        let alone = packed(&input, &Pool::new(0), &[usize::MAX]);
+        assert!(unpacked(&alone) == input);
+        for threads in [1, 3] {
+            assert!(packed(&input, &Pool::new(threads), &[100_000]) == alone, "{threads} threads");
+        }
+    }
+
     #[test]
     fn the_bytes_are_these() {
         let input = mixed(&[(1, 300_000), (0, 100_000), (3, 20_000), (2, 50_000), (1, 100_000)]);
