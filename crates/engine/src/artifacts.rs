@@ -58,6 +58,7 @@ pub async fn stage(
     let layout = fetch_image(store, cache, manifest, &workload.release.to_string(), events).await?;
     let temporary = cache.join("tmp");
     fs::create_dir_all(&temporary).map_err(Error::file("make the folder", &temporary))?;
+    image::remove_abandoned(&temporary);
     let image = match form {
         ImageForm::Rootfs => {
             let dir = tempfile::tempdir_in(&temporary).map_err(Error::file("make a folder in", &temporary))?;
@@ -128,6 +129,7 @@ pub async fn fetch_image(store: &Store, cache: &Path, manifest: &Digest, of: &st
     let bytes = store.get_bytes(Family::Blob, manifest, DOCUMENT_LIMIT).await.doing(doing())?;
     let parent = layout.parent().unwrap_or(cache).to_owned();
     fs::create_dir_all(&parent).map_err(Error::file("make the folder", &parent))?;
+    image::remove_abandoned(&parent);
     let building = tempfile::tempdir_in(&parent).map_err(Error::file("make a folder in", &parent))?;
     let blobs = building.path().join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(Error::file("make the folder", &blobs))?;

@@ -165,6 +165,12 @@ pub(crate) async fn kept(
     None
 }
 
+/// The image that this host noted for a version, of whichever commit; whether it is still there does not matter.
+pub(crate) fn noted_root(workspace: &Workspace, component: &Name, version: &Version) -> Option<Digest> {
+    let note: Note = serde_json::from_slice(&fs::read(note_path(workspace, component, version)).ok()?).ok()?;
+    note.built.root()
+}
+
 /// Notes what was built, unless it was built from something that no commit has.
 pub(crate) async fn keep(workspace: &Workspace, head: &Head, built: &BuiltComponent) -> Result<()> {
     let path = note_path(workspace, &built.component, &built.version);
@@ -250,6 +256,7 @@ async fn build_with(
     }
     let images = workspace.cache().join("images");
     fs::create_dir_all(&images).map_err(Error::file("make the folder", &images))?;
+    image::remove_abandoned(&images);
     let temporary = tempfile::tempdir_in(&images).map_err(Error::file("make a folder in", &images))?;
     let mut built = BuiltComponent {
         component: component.name.clone(),

@@ -87,6 +87,23 @@ pub enum Error {
         /// The version that would be legal.
         legal: semver::Version,
     },
+    /// The tag of a version is taken by an image of which this host knows nothing.
+    #[error(
+        "the tag {tag} of {repository} already points to {is}, and {release} built here is {wanted}; it was not moved, and nothing was \
+         pushed; this host has no note that it built {is}: another host or person wrote the tag"
+    )]
+    TakenElsewhere {
+        /// The release that was to be cut.
+        release: ReleaseName,
+        /// The repository.
+        repository: String,
+        /// The tag.
+        tag: String,
+        /// Where it points.
+        is: String,
+        /// Where it was to point.
+        wanted: domain::Digest,
+    },
     /// `domain` refuses to plan it.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -233,7 +250,7 @@ impl Error {
             Self::Git(GitError::NoGit) => Class::Unavailable,
             Self::Git(GitError::Failed { .. }) => Class::Internal,
             Self::NotPermitted { .. } | Self::GateHolds { .. } => Class::NotPermitted,
-            Self::Integrity { .. } | Self::Drift { .. } => Class::Integrity,
+            Self::Integrity { .. } | Self::Drift { .. } | Self::TakenElsewhere { .. } => Class::Integrity,
             Self::Refused(refusal) => refusal.class(),
             Self::Stale { .. } => Class::Busy,
             Self::Interrupted { source, .. } => source.class(),

@@ -7,7 +7,7 @@
 use crate::{
     artifacts,
     build::BuiltComponent,
-    error::{Doing, Error, Result},
+    error::{Cause, Doing, Error, Result},
     evidence::{self, Claim},
     releases,
     workspace::Workspace,
@@ -96,6 +96,19 @@ pub(crate) async fn push(
     }
     image::publish(layout, &to, &tags, &workspace.events).await.doing(doing())?;
     Ok(pushed)
+}
+
+/// A tag of a version that is taken, told apart: `noted` is the image that this host had noted for that version. Where the tag points to another, it
+/// was not this host that died between pushing and sealing, and only who built that image can finish it.
+pub(crate) fn taken_elsewhere(error: Error, release: &ReleaseName, noted: Option<Digest>) -> Error {
+    match error {
+        Error::Failed { cause: Cause::Image(image::Error::TagTaken { repository, tag, is, wanted }), .. }
+            if noted.is_none_or(|noted| noted.to_string() != is) =>
+        {
+            Error::TakenElsewhere { release: release.clone(), repository, tag, is, wanted }
+        }
+        other => other,
+    }
 }
 
 /// `X.Y.Z`, `X.Y`, `X`, `latest`, as the configuration says; a prerelease only its own. A moving tag never goes back: where a later

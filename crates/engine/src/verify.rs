@@ -1,8 +1,8 @@
 //! `release verify`: whether a release is what it says, and how anybody can find that out without Sealift.
 //!
 //! Asked of the store: the bundle's signature, every byte by its digest, the evidence that it was sealed with, and, unless that
-//! is left out, each registry that it was sealed for: that the image is there byte for byte, that the version's tag points to it, and that the evidence is
-//! attached. Asked of a restored folder: the same, without any server. [`rebuild`] builds the same commit again.
+//! is left out, each registry that it was sealed for, and those that are named besides ([`Asked`]): that the image is there byte for byte, that the
+//! version's tag points to it, and that the evidence is attached. Asked of a restored folder: the same, without any server. [`rebuild`] builds the same commit again.
 //!
 //! Nothing is repaired here, and nothing that was not hashed counts. A moving tag (`1.2`, `latest`) that points elsewhere is
 //! said and is no failure; the tag of the full version is one.
@@ -19,6 +19,7 @@ use crate::{
 };
 use domain::{
     Digest, Events, Name, ReleaseName,
+    config::Registry,
     event::Unit,
     manifest::{self, Manifest, Published},
 };
@@ -52,6 +53,46 @@ pub struct ReleaseVerified {
     pub commands: Vec<String>,
     /// The manifest, for those who read on.
     pub manifest: Manifest,
+    /// Where the image is to be: the registries that the release was sealed for, and those that were named besides.
+    #[serde(skip)]
+    places: Vec<Published>,
+}
+
+impl ReleaseVerified {
+    /// Has the commands name the file of the public key.
+    pub fn set_key(&mut self, key: &str) {
+        self.commands = commands_for(&self.manifest, &self.places, key);
+    }
+}
+
+/// Which registries are asked about a release.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// Those that it was sealed for.
+    pub sealed: bool,
+    /// These besides: `sealift publish` may have sent it there later, which no manifest says. How one of them is spoken to is what is said here.
+    pub also: Vec<Registry>,
+}
+
+impl Asked {
+    /// The places to ask, each once. A release that came somewhere later has its version's tag there; its evidence is expected as in the others,
+    /// because `attach` is said of a component and not of a registry.
+    fn places(&self, manifest: &Manifest) -> Vec<Published> {
+        let mut places = if self.sealed { manifest.published.clone() } else { Vec::new() };
+        for Registry { repository, insecure } in &self.also {
+            let known = manifest.published.iter().find(|place| place.repository == *repository);
+            let mut place = known.cloned().unwrap_or_else(|| Published {
+                repository: repository.clone(),
+                insecure: *insecure,
+                tags: vec![manifest.release.version.to_string()],
+                attached: manifest.published.iter().all(|place| place.attached),
+            });
+            place.insecure = *insecure;
+            places.retain(|other| other.repository != *repository);
+            places.push(place);
+        }
+        places
+    }
 }
 
 /// One thing that was hashed.
@@ -91,15 +132,18 @@ pub struct Rebuilt {
     pub builder: String,
 }
 
-/// Verifies a release in the store, and in its registries when `registries` says so.
+/// Verifies a release in the store, and in the registries that are asked.
 pub async fn verify(
     store: &Store,
     trusted: &TrustedKeys,
     release: &ReleaseName,
-    registries: bool,
+    asked: &Asked,
     events: &Events,
 ) -> Result<ReleaseVerified> {
     let sealed = releases::read(store, trusted, release).await?;
+    if sealed.manifest.root().is_none() && !asked.also.is_empty() {
+        return Err(Error::bad_input(format!("{release} has no image that a registry could have")));
+    }
     let mut checked = Vec::new();
     let blobs = sealed.manifest.blobs();
     let task = events.task(format!("verify {release}"), Some(blobs.len() as u64), Unit::Items);
@@ -123,11 +167,10 @@ pub async fn verify(
         claims.push(evidence::check(claim, &bytes, &at, trusted, &sealed.manifest)?);
     }
     let mut found = verified(sealed, checked, claims);
-    if registries {
-        for published in &found.manifest.published {
-            found.registries.push(registry(&found.manifest, published, trusted, events).await?);
-        }
+    for place in asked.places(&found.manifest) {
+        found.registries.push(registry(&found.manifest, &place, trusted, events).await?);
     }
+    found.places = Asked { sealed: true, also: asked.also.clone() }.places(&found.manifest);
     Ok(found)
 }
 
@@ -141,6 +184,7 @@ fn verified(sealed: Sealed, checked: Vec<Checked>, evidence: Vec<evidence::Check
         registries: Vec::new(),
         rebuilt: None,
         commands: commands(&sealed.manifest, &format!("deploy/keys/{}.pub", sealed.signer)),
+        places: sealed.manifest.published.clone(),
         manifest: sealed.manifest,
     }
 }
@@ -480,10 +524,14 @@ async fn differs(
 
 /// Commands that prove the same with other people's programs, once a restored folder is there. `key` is the file of the public key.
 pub fn commands(manifest: &Manifest, key: &str) -> Vec<String> {
+    commands_for(manifest, &manifest.published, key)
+}
+
+fn commands_for(manifest: &Manifest, places: &[Published], key: &str) -> Vec<String> {
     let release = &manifest.release;
     let (key, folder) = (restore::shell_word(key), format!("out/{release}"));
     let mut commands = Vec::new();
-    for published in &manifest.published {
+    for published in places {
         let Some(root) = manifest.root() else { continue };
         let reference = format!("{}@{root}", published.repository);
         let (http, tls) = if published.insecure { (" --allow-http-registry", " --tls-verify=false") } else { ("", "") };

@@ -244,6 +244,16 @@ mod tests {
             (Error::NotPermitted { message: message(), next: None }, 77),
             (Error::Integrity { message: message() }, 73),
             (Error::Drift { release: release(), differences: vec![], legal: semver::Version::new(1, 2, 1) }, 73),
+            (
+                Error::TakenElsewhere {
+                    release: release(),
+                    repository: "r".into(),
+                    tag: "1.2.0".into(),
+                    is: "sha256:0".into(),
+                    wanted: domain::Digest::of("x"),
+                },
+                73,
+            ),
             (Error::Stale { environment: message(), what: message() }, 75),
             (went_back(None), 2),
             (went_back(Some(Class::NotFound)), 66),

@@ -40,6 +40,10 @@ pub fn hint(error: &Error, verb: &str) -> Option<String> {
             let component = &release.component;
             format!("set the version to {legal} in the version files, commit, then: sealift release cut {component}")
         }
+        Error::TakenElsewhere { release, .. } => format!(
+            "on the host that built that image: sealift release cut {}   (or give the release a new version; a published tag is never moved)",
+            release.component
+        ),
         Error::Refused(refusal) => refused(refusal),
         Error::Stale { .. } => "make the plan again, or the same command again".to_owned(),
         Error::WentBack { environment, .. } => format!("sealift history {environment}"),
@@ -242,6 +246,13 @@ mod tests {
             Error::Git(GitError::NoCommit { path: "/".into() }),
             Error::NotFound { message: message(), next: Some("sealift keys new release".into()) },
             Error::Integrity { message: message() },
+            Error::TakenElsewhere {
+                release: release(),
+                repository: message(),
+                tag: message(),
+                is: message(),
+                wanted: domain::Digest::of("x"),
+            },
             Error::Refused(Refusal::Open { environment: name("staging"), op: "1".into() }),
             Error::Refused(Refusal::OnlyByPromotion { environment: name("production"), after: name("staging") }),
             Error::Refused(Refusal::Older { environment: name("staging"), serving: release(), release: release() }),
@@ -263,6 +274,7 @@ mod tests {
             git add -A && git commit -m "First commit"
             sealift keys new release
             sealift audit verify
+            on the host that built that image: sealift release cut wine   (or give the release a new version; a published tag is never moved)
             sealift resume staging   (or give it up: sealift abort staging)
             sealift deploy staging RELEASE && sealift gate staging && sealift promote RELEASE --to production
             sealift rollback staging --to wine@1.1.0

@@ -6,10 +6,11 @@ use crate::{
     shell::Shell,
     text::{Fields, bytes, count},
 };
+use domain::config::Registry;
 use engine::{
     Error, Result,
     cut::CutResult,
-    verify::{self, ReleaseVerified},
+    verify::{self, Asked, ReleaseVerified},
 };
 use std::path::PathBuf;
 
@@ -35,7 +36,7 @@ enum What {
     },
     /// Verify a release: every byte in the store and in registries, a restored folder, or a bundle in a file
     #[command(
-        after_help = "Example:\n  sealift release verify wine@1.0.0\n  sealift release verify wine@1.0.0 --rebuild\n  sealift release verify --folder restored --key release.pub\n  sealift release verify --bundle release.sigstore.json --key release.pub model.json"
+        after_help = "Example:\n  sealift release verify wine@1.0.0\n  sealift release verify wine@1.0.0 --rebuild\n  sealift release verify wine@1.0.0 --registry registry.example.com/team/wine\n  sealift release verify --folder restored --key release.pub\n  sealift release verify --bundle release.sigstore.json --key release.pub model.json"
     )]
     Verify(Verify),
 }
@@ -51,14 +52,27 @@ struct Verify {
     /// Verify a folder that `sealift restore` made, without store and registry
     #[arg(long, value_name = "DIR", conflicts_with_all = ["store", "bundle", "what"])]
     folder: Option<PathBuf>,
-    /// Do not ask the registries
+    /// Do not ask the registries that it was sealed for
     #[arg(long)]
     no_registry: bool,
+    /// Ask this repository too, to which `sealift publish` sent it later; `,insecure` speaks plain HTTP to it. May be given several times
+    #[arg(long = "registry", value_name = "REPOSITORY[,insecure]", value_parser = registry, conflicts_with_all = ["bundle", "folder"])]
+    registries: Vec<Registry>,
     /// Build the release again from its commit, without caches, and name the first file that differs
     #[arg(long, conflicts_with_all = ["bundle", "folder"])]
     rebuild: bool,
     #[command(flatten)]
     source: Source,
+}
+
+/// `REPOSITORY[,insecure]`.
+fn registry(text: &str) -> std::result::Result<Registry, String> {
+    let (repository, option) =
+        text.split_once(',').map_or((text, None), |(repository, option)| (repository, Some(option)));
+    if let Some(option) = option.filter(|option| *option != "insecure") {
+        return Err(format!("{option:?} is no option of a registry; there is only insecure"));
+    }
+    Ok(Registry { repository: repository.to_owned(), insecure: option.is_some() })
 }
 
 pub(crate) async fn run(shell: &Shell, arguments: &Arguments) -> Result<Report> {
@@ -108,7 +122,7 @@ fn sealed(cut: &CutResult) -> String {
 async fn verify(shell: &Shell, arguments: &Verify) -> Result<Report> {
     let mut found = find(shell, arguments).await?;
     let key = arguments.source.key_file(shell, &found.signer)?;
-    found.commands = verify::commands(&found.manifest, &key);
+    found.set_key(&key);
     Ok(Report::new(&found, verified(&found)))
 }
 
@@ -127,7 +141,8 @@ async fn find(shell: &Shell, arguments: &Verify) -> Result<ReleaseVerified> {
     };
     let store = arguments.source.open_store(shell).await?;
     let release = arguments.source.resolve(shell, &store, reference).await?;
-    let mut found = verify::verify(&store, &trusted, &release, !arguments.no_registry, &shell.events).await?;
+    let asked = Asked { sealed: !arguments.no_registry, also: arguments.registries.clone() };
+    let mut found = verify::verify(&store, &trusted, &release, &asked, &shell.events).await?;
     if arguments.rebuild {
         found.rebuilt = Some(verify::rebuild(&shell.workspace()?, &store, &found).await?);
     }
