@@ -1,6 +1,7 @@
 //! A release out of the store, with nothing but a public key: no git, no registry, no configuration.
 //!
-//! Everything is verified before it counts: the bundle by its signature, every blob by its digest, data by its manifest.
+//! Everything is verified before it counts: the bundle by its signature, every blob by its digest, data by its manifest. An image that goes
+//! straight into a Docker Engine is hashed on its way, and has no name there before the engine shows that it is the sealed one.
 //! The folder is written beside its final name and renamed at the end, so a restore that dies leaves no half of one.
 
 use crate::{
@@ -9,7 +10,9 @@ use crate::{
     evidence,
     releases::{self, Sealed},
 };
+use bytes::Bytes;
 use domain::{Digest, Events, ReleaseName, manifest::Manifest};
+use futures::{StreamExt as _, future::BoxFuture};
 use ledger::keys::TrustedKeys;
 use serde::Serialize;
 use std::{
@@ -18,6 +21,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use store::{Family, Store};
 
@@ -123,6 +127,81 @@ pub struct RestoredImage {
     pub digest: Digest,
     /// Where it is.
     pub to: PathBuf,
+}
+
+/// An image in a Docker Engine.
+#[derive(Debug, Clone, Serialize)]
+pub struct LoadedImage {
+    /// The release.
+    pub release: ReleaseName,
+    /// Digest of its image: of the manifest, or of the index over all platforms.
+    pub digest: Digest,
+    /// Address of the engine.
+    pub engine: String,
+    /// Its name there.
+    pub name: String,
+    /// The engine's ID of it: the digest of the platform's manifest, or of its configuration.
+    pub id: Digest,
+    /// The platform, which is the engine's.
+    pub platform: String,
+    /// Whether the engine had it already.
+    pub was_there: bool,
+}
+
+/// Brings the image of a release into a Docker Engine, straight out of the store. Without an address `DOCKER_HOST` counts, and else the usual socket.
+///
+/// The engine ends with the sealed image, by its digest, or nothing there has its name.
+pub async fn into_docker(
+    store: &Store,
+    trusted: &TrustedKeys,
+    release: &ReleaseName,
+    engine: Option<&str>,
+    events: &Events,
+) -> Result<LoadedImage> {
+    let sealed = releases::read(store, trusted, release).await?;
+    let digest = sealed.manifest.root().ok_or_else(|| Error::not_found(format!("{release} has no image")))?;
+    let name = format!("{}:{}", release.component, release.version);
+    let blobs = Arc::new(Stored(store.clone()));
+    let loaded = image::load_docker(engine, &digest, &name, blobs, events).await;
+    let loaded = loaded.doing(format!("bring the image of {release} into Docker"))?;
+    Ok(LoadedImage {
+        release: release.clone(),
+        digest,
+        engine: loaded.engine,
+        name: loaded.name,
+        id: loaded.id,
+        platform: loaded.platform,
+        was_there: loaded.was_there,
+    })
+}
+
+/// Blobs of the store as they are: who reads them hashes them.
+struct Stored(Store);
+
+impl image::Blobs for Stored {
+    fn open(&self, digest: &Digest) -> BoxFuture<'static, image::Result<image::BlobStream>> {
+        let (store, digest) = (self.0.clone(), *digest);
+        Box::pin(async move {
+            let key = Store::key(Family::Blob, &digest);
+            let lost = move |error: store::Error| unread(&digest, &error);
+            match store.objects().get(&key, None).await.map_err(lost)? {
+                Some((_, body)) => Ok(body.map(move |piece| piece.map_err(lost)).boxed()),
+                None => Err(lost(store::Error::Missing { key })),
+            }
+        })
+    }
+
+    fn end(&self, digest: &Digest, size: u64) -> BoxFuture<'static, image::Result<Bytes>> {
+        let (store, digest) = (self.0.clone(), *digest);
+        Box::pin(async move {
+            let range = size.saturating_sub(4)..size;
+            store.get_range(Family::Blob, &digest, range).await.map_err(|error| unread(&digest, &error))
+        })
+    }
+}
+
+fn unread(digest: &Digest, error: &store::Error) -> image::Error {
+    image::Error::Source { digest: *digest, cause: error.to_string(), class: error.class() }
 }
 
 /// Restores only the image of a release, to a path that does not exist yet.

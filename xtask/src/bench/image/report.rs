@@ -31,8 +31,9 @@ the engine. `docker build` and `docker save` do the same work, and the goal is a
 want to know what the export costs. The Dockerfile copies 60 MB, and compresses and hashes them for some seconds.
 - **Push**: 1 GiB that cannot be compressed, in eight layers, from the same OCI layout to an empty registry for each run, and the \
 digest asked for afterwards. The goal is against the faster one of crane and skopeo.
-- **Restore**: `sealift restore --image docker-archive` out of the embedded store, every signature and digest verified, and `docker load` of the archive \
-that it wrote, against `docker pull` of the same image from a registry on the same machine, into an empty engine.
+- **Restore**: `sealift restore --into ENGINE` straight out of the embedded store, every signature and digest verified, against \
+`docker pull` of the same image from a registry on the same machine, into an empty engine; and, without a goal, `sealift restore \
+--image docker-archive` with `docker load` of the archive that it wrote.
 - **Built again**: ten builds each in a fresh copy of the repository, on two paths of different length, with other modification times, \
 order of creation, umask, time zone and locale, and no cache; `nix` with an empty Nix store each time. The time of the commit is the \
 only clock that a build may see.

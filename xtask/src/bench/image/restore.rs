@@ -11,6 +11,9 @@ use crate::{
 };
 use std::{fs, path::Path};
 
+/// How an image comes into an engine.
+const WAYS: [&str; 3] = ["sealift restore --into", "docker pull", "sealift restore and docker load"];
+
 pub(super) fn measure(lab: &mut Lab) -> Outcome {
     let bytes = lab.options.scaled(500_000_000);
     let servers = lab.servers(&[Part::Docker, Part::DockerNewest, Part::Registry])?;
@@ -29,29 +32,36 @@ pub(super) fn measure(lab: &mut Lab) -> Outcome {
     // What the build left on this disk would be taken instead of the store's.
     let cache = root.join(".sealift/cache");
     for (name, engine) in servers.engines()? {
-        let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+        let mut samples: [Samples; 3] = Default::default();
         for round in 0..lab.options.rounds {
-            for turn in 0..2 {
+            for turn in 0..WAYS.len() {
+                let way = (round + turn) % WAYS.len();
                 lab.tools.empty(engine)?;
                 lab.say(&format!("round {} of {}: into {name}", round + 1, lab.options.rounds));
-                if (round + turn) % 2 == 0 {
-                    if cache.exists() {
-                        remove(&cache)?;
-                    }
-                    ours.push(restored(lab, &root, engine)?);
-                } else {
-                    let pull = lab.tools.docker(engine, &root, &["pull", "--quiet", &format!("{repository}:edge")]);
-                    theirs.push(lab.time("docker pull", &pull)?);
+                if cache.exists() {
+                    remove(&cache)?;
                 }
+                let sample = match way {
+                    0 => lab.time(WAYS[0], &lab.tools.sealift(&root, &["restore", "svc@1.0.0", "--into", engine]))?,
+                    1 => {
+                        let words = ["pull", "--quiet", &format!("{repository}:edge")];
+                        lab.time(WAYS[1], &lab.tools.docker(engine, &root, &words))?
+                    }
+                    _ => restored(lab, &root, engine)?,
+                };
+                samples[way].push(sample);
                 let held = capture(&mut lab.tools.docker(engine, &root, &["image", "ls", "--quiet"]))?;
                 if held.trim().is_empty() {
                     return Err(format!("{name} has no image after it was brought there"));
                 }
             }
         }
+        let [into, pull, archive] = &samples;
         let work = format!("{} MB out of the store into {name}", bytes / 1_000_000);
-        lab.add([Row::faster(&work, &ours, ("docker pull from a registry of this machine", &theirs), 1.0)]);
-        for (tool, samples) in [("sealift", &ours), ("docker pull", &theirs)] {
+        let by_archive = format!("{work}, by an archive");
+        let peer = "docker pull from a registry of this machine";
+        lab.add([Row::faster(&work, into, (peer, pull), 1.0), Row::beside(&by_archive, archive, (peer, pull))]);
+        for (tool, samples) in WAYS.iter().zip(&samples) {
             lab.keep(format!("restore, {name}: {tool}"), samples);
         }
     }
