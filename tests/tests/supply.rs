@@ -435,7 +435,6 @@ fn a_release_that_died_publishes_what_it_had_built() {
     project.configure();
     project.commit("Five registries");
     // The fourth is down: nothing is sealed, and no tag points anywhere.
-    let mut registries = registries;
     registries[3].stop();
     refused(&project.run(["release", "cut"]), 69);
     assert_eq!(objects::keys(&project.store_folder(), "releases/").len(), 0, "the release's bundle comes last");

@@ -115,22 +115,18 @@ pub(crate) struct PrivateEngine {
     pub(crate) engine: Engine,
     folder: PathBuf,
     program: PathBuf,
-    _files: Option<Tmpfs>,
+    /// Taken out only by [`PrivateEngine::again`].
+    files: Option<Tmpfs>,
 }
 
 impl PrivateEngine {
-    /// Starts it in a folder, which keeps its data.
-    pub(crate) fn start(folder: &Path) -> Self {
-        Self::start_program(Path::new("dockerd"), folder)
-    }
-
-    /// The same of another `dockerd`, which finds its containerd and the others beside it or in the PATH.
+    /// Starts a `dockerd` in a folder, which keeps its data. It finds its containerd and the others beside it or in the PATH.
     pub(crate) fn start_program(program: &Path, folder: &Path) -> Self {
         let files = Tmpfs::mount(folder, "size=512m");
-        Self::over(program.to_owned(), folder.to_owned(), Some(files))
+        Self::over(program.to_owned(), folder.to_owned(), files)
     }
 
-    fn over(program: PathBuf, folder: PathBuf, files: Option<Tmpfs>) -> Self {
+    fn over(program: PathBuf, folder: PathBuf, files: Tmpfs) -> Self {
         let engine = Engine { socket: folder.join("docker.sock") };
         std::fs::write(folder.join("none.json"), "{}").unwrap();
         let log = File::create(folder.join("log")).unwrap();
@@ -143,7 +139,7 @@ impl PrivateEngine {
         command.arg("-H").arg(engine.address()).args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("dockerd does not start: {error}"));
-        let mut private = Self { child, engine, folder, program, _files: files };
+        let mut private = Self { child, engine, folder, program, files: Some(files) };
         let begun = Instant::now();
         while !private.engine.answers() {
             let said = || std::fs::read_to_string(private.folder.join("log")).unwrap_or_default();
@@ -163,7 +159,7 @@ impl PrivateEngine {
 
     /// Starts it again over the same data.
     pub(crate) fn again(mut self) -> Self {
-        let (program, folder, files) = (self.program.clone(), self.folder.clone(), self._files.take());
+        let (program, folder, files) = (self.program.clone(), self.folder.clone(), self.files.take().unwrap());
         let _ = std::fs::remove_file(folder.join("docker.pid"));
         drop(self);
         Self::over(program, folder, files)

@@ -1,23 +1,24 @@
 //! Rows 18 and 19: a registry that dies in the middle of a push, and one whose tags are moved afterwards.
 
-use crate::common::{self, network::exchange, objects, refused};
+use crate::common::{
+    self, objects, refused,
+    registry::{Registry, kill},
+};
 use e2e::{
     Project, Settings,
     campaign::{Lane, Random, Tally},
 };
 use serde_json::Value;
 use std::{
-    fs::{self, File},
+    fs,
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Child,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::{Duration, Instant},
 };
 
 const DIES: &str = "row 18 a dying registry";
@@ -26,7 +27,6 @@ const MOVED: &str = "row 19 moved tags";
 const AFTER_THE_IMAGE: u64 = 4_000;
 /// Pushes that die.
 const DEATHS: u64 = 12;
-const ACCEPT: &str = "accept: application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json\r\n";
 
 pub(crate) fn lanes() -> Vec<Lane<'static>> {
     let Some(program) = common::testbed("SEALIFT_TEST_REGISTRY_PROGRAM") else { return Vec::new() };
@@ -36,84 +36,14 @@ pub(crate) fn lanes() -> Vec<Lane<'static>> {
     vec![(DIES.to_owned(), Box::new(dies)), (MOVED.to_owned(), Box::new(moved))]
 }
 
-/// A registry of this test, over a folder that stays.
-struct Registry {
-    program: String,
-    folder: PathBuf,
-    port: u16,
-    child: Arc<Mutex<Child>>,
-}
-
-impl Registry {
-    fn start(program: &str, folder: &Path) -> Self {
-        fs::create_dir_all(folder.join("data")).unwrap();
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
-             http:\n  addr: 127.0.0.1:{port}\n",
-            folder.join("data").display()
-        );
-        fs::write(folder.join("config.yml"), config).unwrap();
-        let child = Arc::new(Mutex::new(Self::spawn(program, folder)));
-        let registry = Self { program: program.to_owned(), folder: folder.to_owned(), port, child };
-        registry.ready();
-        registry
-    }
-
-    fn spawn(program: &str, folder: &Path) -> Child {
-        let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
-        let mut command = Command::new(program);
-        command.arg("serve").arg(folder.join("config.yml")).env("OTEL_TRACES_EXPORTER", "none");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
-    }
-
-    fn ready(&self) {
-        let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            let said = || fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-            assert!(begun.elapsed() < Duration::from_secs(30), "the registry does not answer:\n{}", said());
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn again(&self) {
-        let mut child = self.child.lock().unwrap();
-        let _ = child.kill();
-        let _ = child.wait();
-        *child = Self::spawn(&self.program, &self.folder);
-        drop(child);
-        self.ready();
-    }
-
-    /// Digest and status of what a tag names.
-    fn head(&self, repository: &str, reference: &str) -> (u16, String) {
-        let first = format!("HEAD /v2/{repository}/manifests/{reference}");
-        let (status, head, _) = exchange(self.port, &first, ACCEPT, b"");
-        let digest = head
-            .lines()
-            .find_map(|line| line.to_ascii_lowercase().strip_prefix("docker-content-digest: ").map(str::to_owned));
-        (status, digest.unwrap_or_default())
-    }
-
-    /// Everything that the image of a visible tag names is there.
-    fn whole(&self, repository: &str, tag: &str) {
-        let (status, _, body) = exchange(self.port, &format!("GET /v2/{repository}/manifests/{tag}"), ACCEPT, b"");
-        assert_eq!(status, 200, "{tag}");
-        let manifest: Value = serde_json::from_slice(&body).unwrap();
-        let layers = manifest["layers"].as_array().unwrap().iter();
-        for descriptor in layers.chain([&manifest["config"]]) {
-            let digest = descriptor["digest"].as_str().unwrap();
-            let (status, ..) = exchange(self.port, &format!("HEAD /v2/{repository}/blobs/{digest}"), "", b"");
-            assert_eq!(status, 200, "tag {tag} names {digest}, which is not there");
-        }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let mut child = self.child.lock().unwrap();
-        let _ = child.kill();
-        let _ = child.wait();
+/// Everything that the image of a visible tag names is there.
+fn whole(registry: &Registry, repository: &str, tag: &str) {
+    let manifest = registry.document(repository, tag);
+    let layers = manifest["layers"].as_array().unwrap().iter();
+    for descriptor in layers.chain([&manifest["config"]]) {
+        let digest = descriptor["digest"].as_str().unwrap();
+        let status = registry.status(repository, "blobs", digest);
+        assert_eq!(status, 200, "tag {tag} names {digest}, which is not there");
     }
 }
 
@@ -198,9 +128,7 @@ fn carry(
             dead.store(true, Ordering::SeqCst);
             let some = usize::try_from(limit.saturating_sub(before)).unwrap_or(0).min(count);
             let _ = into.write_all(&buffer[..some]);
-            let mut child = child.lock().unwrap();
-            let _ = child.kill();
-            let _ = child.wait();
+            kill(child);
             let _ = client.shutdown(Shutdown::Both);
             break;
         }
@@ -268,7 +196,7 @@ fn dies(tally: &Tally, program: &str) {
         proxy.dies_at(byte);
         let run = project.run(["release", "cut"]);
         let died = proxy.dead.load(Ordering::SeqCst);
-        registry.again();
+        registry.start_again();
         proxy.dies_at(u64::MAX);
         if !died {
             // Pushes differ by some bytes of heads; only the last may get away with it.
@@ -285,7 +213,7 @@ fn dies(tally: &Tally, program: &str) {
             assert_eq!(objects::keys(&project.store_folder(), "releases/").len(), before, "it was sealed");
             for mark in &marks {
                 if registry.head(&repository, mark).0 == 200 {
-                    registry.whole(&repository, mark);
+                    whole(&registry, &repository, mark);
                 }
             }
             project.run(["release", "cut"]).ok();
@@ -298,7 +226,7 @@ fn dies(tally: &Tally, program: &str) {
             let digest = sealed(&project, &version);
             for mark in &marks {
                 assert_eq!(registry.head(&repository, mark), (200, digest.clone()), "tag {mark}");
-                registry.whole(&repository, mark);
+                whole(&registry, &repository, mark);
             }
             assert_eq!(registry.head(&repository, &digest), (200, digest));
         });
@@ -321,16 +249,18 @@ fn torn(project: &mut Project, registry: &Registry, proxy: &Mortal, total: u64) 
     pushed_to(project, &format!("127.0.0.1:{}", proxy.port), repository, version);
     proxy.dies_at(total - AFTER_THE_IMAGE);
     refused(&project.run(["release", "cut"]), 69);
-    registry.again();
+    registry.start_again();
     proxy.dies_at(u64::MAX);
     let repositories = registry.folder.join("data/docker/registry/v2/repositories").join(repository);
+    // It dies before its first tag: what a tag names was confirmed before.
+    let _ = fs::remove_dir_all(repositories.join("_manifests/tags"));
     let mut torn = 0;
     for (records, kind) in [("_layers/sha256", "blobs"), ("_manifests/revisions/sha256", "manifests")] {
         for record in fs::read_dir(repositories.join(records)).unwrap() {
             let record = record.unwrap();
             fs::write(record.path().join("link"), b"").unwrap();
             let digest = format!("sha256:{}", record.file_name().display());
-            let (status, ..) = exchange(registry.port, &format!("HEAD /v2/{repository}/{kind}/{digest}"), ACCEPT, b"");
+            let status = registry.status(repository, kind, &digest);
             assert!(status >= 500, "{kind} {digest}: {status}");
             torn += 1;
         }
@@ -340,7 +270,7 @@ fn torn(project: &mut Project, registry: &Registry, proxy: &Mortal, total: u64) 
     let digest = sealed(project, version);
     for mark in &tags(version) {
         assert_eq!(registry.head(repository, mark), (200, digest.clone()), "tag {mark}");
-        registry.whole(repository, mark);
+        whole(registry, repository, mark);
     }
 }
 
@@ -356,13 +286,12 @@ fn moved(tally: &Tally, program: &str) {
     let mut random = Random::new(tally.seed, 1900);
     let folder = tempfile::tempdir().unwrap();
     let registry = Registry::start(program, folder.path());
-    let address = format!("127.0.0.1:{}", registry.port);
+    let address = registry.address();
     let repository = "team/moved";
     let mut project = project(&mut random);
     pushed_to(&mut project, &address, repository, "1.0.0");
     project.run(["release", "cut"]).ok();
-    let (_, head, old) = exchange(registry.port, &format!("GET /v2/{repository}/manifests/1.0.0"), ACCEPT, b"");
-    let kind = head.lines().find(|line| line.to_ascii_lowercase().starts_with("content-type:")).unwrap().to_owned();
+    let old = registry.manifest(repository, "1.0.0");
     let ways = ["all tags moved back", "the version's tag alone", "every manifest deleted", "the registry gone"];
     for (number, how) in ways.into_iter().enumerate() {
         if tally.given_up(MOVED) {
@@ -372,22 +301,12 @@ fn moved(tally: &Tally, program: &str) {
         pushed_to(&mut project, &address, repository, &version);
         project.run(["release", "cut"]).ok();
         let digest = sealed(&project, &version);
-        let put = |tag: &str| {
-            let first = format!("PUT /v2/{repository}/manifests/{tag}");
-            assert_eq!(exchange(registry.port, &first, &format!("{kind}\r\n"), &old).0, 201, "{tag}");
-        };
+        let put = |tag: &str| registry.put(repository, tag, &old);
         match number {
             0 => tags(&version).iter().for_each(|tag| put(tag)),
             1 => put(&version),
-            2 => {
-                let first = format!("DELETE /v2/{repository}/manifests/{digest}");
-                assert_eq!(exchange(registry.port, &first, "", b"").0, 202, "{digest}");
-            }
-            _ => {
-                let mut child = registry.child.lock().unwrap();
-                let _ = child.kill();
-                let _ = child.wait();
-            }
+            2 => registry.delete(repository, &digest),
+            _ => registry.stop(),
         }
         tally.attempt(MOVED, how, || {
             // Without the cache, so that everything is fetched by its digest.
