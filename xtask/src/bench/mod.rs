@@ -13,6 +13,7 @@ mod image;
 mod proxy;
 mod sample;
 mod scene;
+mod setup;
 mod stopwatch;
 mod table;
 

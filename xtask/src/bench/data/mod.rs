@@ -18,12 +18,13 @@ use super::{
     goals::Row,
     proxy::{self, Proxy},
     sample::{Sample, Samples},
+    setup,
     stopwatch::Stopwatch,
     table,
 };
 use crate::{
     shell::{Outcome, workspace_root},
-    testbed::{Part, Testbed, guarded, provide},
+    testbed::{Part, Testbed, guarded},
 };
 use dataset::Dataset;
 use plot::{Line, Plot};
@@ -71,20 +72,8 @@ impl Options {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
             match word.as_str() {
                 "--quick" => options.quick = true,
-                "--rounds" => {
-                    let number = value()?;
-                    options.rounds = number
-                        .parse()
-                        .ok()
-                        .filter(|rounds| *rounds > 0)
-                        .ok_or_else(|| format!("--rounds needs a number above 0, not '{number}'\n{USAGE}"))?;
-                }
-                "--only" => {
-                    options.only = value()?.split(',').map(str::to_owned).collect();
-                    if let Some(wrong) = options.only.iter().find(|part| !SERVER_PARTS.contains(&part.as_str())) {
-                        return Err(format!("there is no part '{wrong}'\n{USAGE}"));
-                    }
-                }
+                "--rounds" => options.rounds = setup::rounds(value()?, USAGE)?,
+                "--only" => options.only = setup::only(value()?, &SERVER_PARTS, USAGE)?,
                 "--without" => {
                     for name in value()?.split(',') {
                         let tool = Tool::ALL.into_iter().find(|tool| tool.name() == name && *tool != Tool::Sealift);
@@ -92,11 +81,7 @@ impl Options {
                     }
                 }
                 "--to" => options.to = Some(PathBuf::from(value()?)),
-                "--program" => {
-                    let path = value()?;
-                    let found = Path::new(path).canonicalize().map_err(|cause| format!("{path}: {cause}"))?;
-                    options.program = Some(found);
-                }
+                "--program" => options.program = Some(setup::existing(value()?)?),
                 other => return Err(format!("bench data has no option '{other}'\n{USAGE}")),
             }
         }
@@ -108,13 +93,7 @@ impl Options {
 
     /// How the same would be measured again.
     fn words(&self) -> String {
-        let mut words = format!("cargo xtask bench data --rounds {}", self.rounds);
-        if self.quick {
-            words.push_str(" --quick");
-        }
-        if !self.only.is_empty() {
-            words = format!("{words} --only {}", self.only.join(","));
-        }
+        let mut words = setup::again("data", self.rounds, self.quick, &self.only);
         if !self.without.is_empty() {
             let names: Vec<_> = self.without.iter().map(|tool| tool.name()).collect();
             words = format!("{words} --without {}", names.join(","));
@@ -174,10 +153,7 @@ pub(super) fn run(args: &[String]) -> Outcome<ExitCode> {
     let options = Options::parse(args)?;
     let stopwatch = Stopwatch::start()?;
     let sealift = options.program.clone().map_or_else(super::build, Ok)?;
-    let mut provided = Vec::new();
-    for (part, outcome) in provide(&[Part::Minio, Part::Dvc, Part::Restic, Part::S5cmd, Part::Rclone]) {
-        provided.push(outcome.map_err(|problem| format!("{}: {problem}", part.name()))?);
-    }
+    let provided = setup::provided(&[Part::Minio, Part::Dvc, Part::Restic, Part::S5cmd, Part::Rclone])?;
     let testbed = Testbed::start(&provided)?;
     let program = |part: Part| {
         let found = provided.iter().find(|one| one.part == part).map(|one| one.program.clone());
@@ -193,8 +169,7 @@ pub(super) fn run(args: &[String]) -> Outcome<ExitCode> {
     };
     let url = testbed.environment().find(|(name, _)| *name == "SEALIFT_TEST_MINIO").map(|(_, url)| url.to_owned());
     let minio = server(&url.ok_or("MinIO was not started")?)?;
-    let scratch = tempfile::Builder::new().prefix("sealift-bench-").tempdir();
-    let scratch = scratch.map_err(|cause| format!("no temporary folder: {cause}"))?;
+    let scratch = setup::scratch()?;
     let mut lab = Lab {
         options: &options,
         programs: &programs,

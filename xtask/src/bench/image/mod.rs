@@ -18,10 +18,10 @@ mod report;
 mod restore;
 mod tools;
 
-use super::{goals::Row, sample::Sample, stopwatch::Stopwatch, table};
+use super::{goals::Row, sample::Sample, setup, stopwatch::Stopwatch, table};
 use crate::{
     shell::{Outcome, capture, cargo, workspace_root},
-    testbed::{Part, Provided, Testbed, provide},
+    testbed::{Part, Provided, Testbed},
 };
 use report::Traffic;
 use serde_json::{Value, json};
@@ -61,23 +61,10 @@ impl Options {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
             match word.as_str() {
                 "--quick" => options.quick = true,
-                "--rounds" => {
-                    let number = value()?;
-                    let wrong = || format!("--rounds needs a number above 0, not '{number}'\n{USAGE}");
-                    rounds = Some(number.parse().ok().filter(|rounds| *rounds > 0).ok_or_else(wrong)?);
-                }
-                "--only" => {
-                    options.only = value()?.split(',').map(str::to_owned).collect();
-                    if let Some(wrong) = options.only.iter().find(|part| !PARTS.contains(&part.as_str())) {
-                        return Err(format!("there is no part '{wrong}'\n{USAGE}"));
-                    }
-                }
+                "--rounds" => rounds = Some(setup::rounds(value()?, USAGE)?),
+                "--only" => options.only = setup::only(value()?, &PARTS, USAGE)?,
                 "--to" => options.to = Some(PathBuf::from(value()?)),
-                "--programs" => {
-                    let path = value()?;
-                    let found = Path::new(path).canonicalize().map_err(|cause| format!("{path}: {cause}"))?;
-                    options.programs = Some(found);
-                }
+                "--programs" => options.programs = Some(setup::existing(value()?)?),
                 other => return Err(format!("bench image has no option '{other}'\n{USAGE}")),
             }
         }
@@ -90,14 +77,7 @@ impl Options {
 
     /// How the same would be measured again.
     fn words(&self) -> String {
-        let mut words = format!("cargo xtask bench image --rounds {}", self.rounds);
-        if self.quick {
-            words.push_str(" --quick");
-        }
-        if !self.only.is_empty() {
-            words = format!("{words} --only {}", self.only.join(","));
-        }
-        words
+        setup::again("image", self.rounds, self.quick, &self.only)
     }
 
     fn has(&self, part: &str) -> bool {
@@ -131,14 +111,9 @@ pub(super) fn run(args: &[String]) -> Outcome<ExitCode> {
     let options = Options::parse(args)?;
     let stopwatch = Stopwatch::start()?;
     let folder = options.programs.clone().map_or_else(build, Ok)?;
-    let mut provided = Vec::new();
-    for (part, outcome) in
-        provide(&[Part::Docker, Part::DockerNewest, Part::Registry, Part::Skopeo, Part::Crane, Part::Nix])
-    {
-        provided.push(outcome.map_err(|problem| format!("{}: {problem}", part.name()))?);
-    }
-    let scratch = tempfile::Builder::new().prefix("sealift-bench-").tempdir();
-    let scratch = scratch.map_err(|cause| format!("no temporary folder: {cause}"))?;
+    let provided =
+        setup::provided(&[Part::Docker, Part::DockerNewest, Part::Registry, Part::Skopeo, Part::Crane, Part::Nix])?;
+    let scratch = setup::scratch()?;
     let tools = Tools::find(&folder, &provided, stopwatch, scratch.path())?;
     let mut lab = Lab {
         options,
