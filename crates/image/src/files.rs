@@ -9,7 +9,7 @@ use crate::{
 };
 use domain::{Digest, config::OciFile, event::Task};
 use std::{
-    collections::BTreeMap,
+    collections::HashMap,
     fs::{self, File},
     io::Read,
     os::unix::{
@@ -224,7 +224,7 @@ pub(crate) fn write_layer(
     items: &[Item],
     seconds: u64,
     blobs: &Path,
-    digests: &BTreeMap<PathBuf, Digest>,
+    digests: &HashMap<PathBuf, Digest>,
     task: &Task,
 ) -> Result<Written> {
     let failed = |error| Error::file("write a layer in", blobs)(error);

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{
-    collections::BTreeMap,
+    collections::HashMap,
     fs, io,
     io::Write as _,
     os::unix::ffi::OsStrExt,
@@ -38,7 +38,7 @@ pub(crate) struct Key(Digest);
 
 impl Key {
     /// The key of these entries with this time.
-    pub(crate) fn of(items: &[Item], seconds: u64, digests: &BTreeMap<PathBuf, Digest>) -> Result<Self> {
+    pub(crate) fn of(items: &[Item], seconds: u64, digests: &HashMap<PathBuf, Digest>) -> Result<Self> {
         let mut hash = Sha256::new();
         hash.update(FORMAT);
         hash.update(seconds.to_le_bytes());
@@ -116,11 +116,20 @@ impl LayerCache {
         Ok(Self { records, blobs })
     }
 
+    fn record(&self, key: &Key) -> Option<Record> {
+        let read = fs::read(self.records.join(key.0.hex())).ok();
+        read.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok()).filter(|record| record.holds(key))
+    }
+
+    /// Whether the layer of a key was made before. Only [`LayerCache::take`] finds out whether it is still what it was.
+    pub(crate) fn knows(&self, key: &Key) -> bool {
+        self.record(key).is_some()
+    }
+
     /// Puts the layer of a key into a layout, when it was made before and is still what it was.
     pub(crate) fn take(&self, key: &Key, layout_blobs: &Path) -> Result<Option<Written>> {
         let path = self.records.join(key.0.hex());
-        let read = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-        let Some(record) = read.filter(|record| record.holds(key)) else { return Ok(None) };
+        let Some(record) = self.record(key) else { return Ok(None) };
         let (kept, to) = (self.blobs.join(record.digest.hex()), layout_blobs.join(record.digest.hex()));
         match link(&kept, &to) {
             Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -240,7 +249,7 @@ mod tests {
     }
 
     fn key(number: u64) -> Key {
-        Key::of(&[], number, &BTreeMap::new()).unwrap()
+        Key::of(&[], number, &HashMap::new()).unwrap()
     }
 
     #[test]
@@ -249,8 +258,9 @@ mod tests {
             (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let layers = LayerCache::open(cache.path()).unwrap();
         let written = layer(one.path(), "text");
-        assert!(layers.take(&key(1), two.path()).unwrap().is_none());
+        assert!(layers.take(&key(1), two.path()).unwrap().is_none() && !layers.knows(&key(1)));
         layers.keep(&key(1), &written, one.path()).unwrap();
+        assert!(layers.knows(&key(1)) && !layers.knows(&key(2)));
         let taken = layers.take(&key(1), two.path()).unwrap().unwrap();
         assert_eq!((taken.digest, taken.size, taken.diff_id), (written.digest, written.size, written.diff_id));
         assert!(layers.take(&key(2), two.path()).unwrap().is_none());

@@ -11,7 +11,7 @@ use crate::{
 };
 use domain::Digest;
 use std::{
-    collections::BTreeMap,
+    collections::HashMap,
     ffi::OsString,
     fs,
     io::Write as _,
@@ -73,7 +73,7 @@ const FIXED: usize = 64;
 pub(crate) struct Seen {
     file: PathBuf,
     stamp: i64,
-    known: BTreeMap<PathBuf, (Stat, Digest)>,
+    known: HashMap<PathBuf, (Stat, Digest)>,
 }
 
 impl Seen {
@@ -92,10 +92,10 @@ impl Seen {
     /// The digest of every source: remembered, or got by `hash`. What was asked for is remembered.
     pub(crate) fn digests(
         &mut self,
-        sources: &BTreeMap<PathBuf, Stat>,
+        sources: &HashMap<PathBuf, Stat>,
         hash: impl Fn(&Path, u64) -> Result<Digest> + Sync,
-    ) -> Result<BTreeMap<PathBuf, Digest>> {
-        let mut digests = BTreeMap::new();
+    ) -> Result<HashMap<PathBuf, Digest>> {
+        let mut digests = HashMap::with_capacity(sources.len());
         let mut unknown: Vec<(&PathBuf, &Stat)> = Vec::new();
         for (path, stat) in sources {
             match self.known.get(path) {
@@ -132,13 +132,13 @@ impl Seen {
     }
 }
 
-fn decode(bytes: &[u8]) -> Option<BTreeMap<PathBuf, (Stat, Digest)>> {
+fn decode(bytes: &[u8]) -> Option<HashMap<PathBuf, (Stat, Digest)>> {
     let (content, checksum) = bytes.split_last_chunk::<32>()?;
     if Digest::of(content).as_bytes() != checksum {
         return None;
     }
     let mut rest = content.strip_prefix(MAGIC)?;
-    let mut known = BTreeMap::new();
+    let mut known = HashMap::new();
     while !rest.is_empty() {
         let (length, after) = rest.split_first_chunk::<4>()?;
         let (name, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
@@ -161,9 +161,9 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// How many files were read to know the digests of all.
-    fn ask(cache: &Path, root: &Path) -> (usize, BTreeMap<PathBuf, Digest>) {
+    fn ask(cache: &Path, root: &Path) -> (usize, HashMap<PathBuf, Digest>) {
         let mut seen = Seen::open(cache, root).unwrap();
-        let mut sources = BTreeMap::new();
+        let mut sources = HashMap::new();
         for entry in fs::read_dir(root).unwrap() {
             let path = entry.unwrap().path();
             sources.insert(path.clone(), Stat::of(&fs::symlink_metadata(&path).unwrap()));
@@ -216,7 +216,7 @@ mod tests {
             let mut seen = Seen::open(cache.path(), root.path()).unwrap();
             seen.stamp = stamp;
             let stat = Stat { size: 1, mtime: time, ctime: time, inode: 1 };
-            seen.known = BTreeMap::from([(root.path().join("a"), (stat, Digest::of(b"a")))]);
+            seen.known = HashMap::from([(root.path().join("a"), (stat, Digest::of(b"a")))]);
             seen.save().unwrap();
             !Seen::open(cache.path(), root.path()).unwrap().known.is_empty()
         };
@@ -236,7 +236,7 @@ mod tests {
         let mut seen = Seen::open(cache.path(), root.path()).unwrap();
         // The clock of the file system stood still since the file was written.
         seen.stamp = Stat::of(&fs::metadata(&path).unwrap()).mtime;
-        let sources = BTreeMap::from([(path.clone(), Stat::of(&fs::metadata(&path).unwrap()))]);
+        let sources = HashMap::from([(path.clone(), Stat::of(&fs::metadata(&path).unwrap()))]);
         seen.digests(&sources, |path, _| Ok(Digest::of(fs::read(path).unwrap()))).unwrap();
         seen.save().unwrap();
         assert_eq!(ask(cache.path(), root.path()).0, 1);

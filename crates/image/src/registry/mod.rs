@@ -55,8 +55,9 @@ pub use referrers::{Attached, Attachment};
 #[allow(unused_imports, reason = "entries for fuzzing")]
 pub(crate) use {challenge::challenges, content::document_understood, referrers::index_understood};
 
-/// How many blobs are sent or fetched at once.
-pub(crate) const TOGETHER: usize = 6;
+/// How many blobs are sent or fetched at once. A registry hashes and writes each on one processor and flushes it to its disk before it answers, so that
+/// fewer leave it idle, above all those that are left over at the end.
+pub(crate) const TOGETHER: usize = 8;
 
 /// A repository of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]

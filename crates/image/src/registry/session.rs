@@ -19,7 +19,7 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use domain::Class;
 use reqwest::{
-    Client, Method, RequestBuilder, Response, StatusCode, Url,
+    Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode, Url,
     dns::{Addrs, Name, Resolve, Resolving},
     header::{self, HeaderValue},
     redirect::Policy,
@@ -28,7 +28,7 @@ use serde::Deserialize;
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -77,8 +77,9 @@ pub(crate) enum Tried {
 pub(crate) struct Session {
     pub(crate) access: Access,
     client: Client,
-    /// For hosts that the registry names: no credentials, and no address that nobody should be sent to.
-    elsewhere: Client,
+    /// For hosts that the registry names: no credentials, and no address that nobody should be sent to. Most registries name none, and a client
+    /// reads every certificate of the system when it is made.
+    elsewhere: OnceLock<Client>,
     /// As it was written.
     pub(crate) name: String,
     pub(crate) repository: Repository,
@@ -130,21 +131,11 @@ impl Session {
         drop(rustls::crypto::ring::default_provider().install_default());
         let doing = Doing { action: "set up the connection", what: to.repository.clone() };
         let failed = |error: reqwest::Error| doing.failed(reasons(&error), Class::Internal);
-        let builder = || {
-            let builder = Client::builder();
-            // As Go's clients do: what is on this machine is not asked for through a proxy.
-            let builder = if repository.is_loopback() { builder.no_proxy() } else { builder };
-            builder
-                .redirect(Policy::none())
-                .connect_timeout(access.patience.connect)
-                .pool_max_idle_per_host(super::TOGETHER * 2)
-                .tcp_nodelay(true)
-                .referer(false)
-                .user_agent(concat!("sealift/", env!("CARGO_PKG_VERSION")))
-        };
-        let client = builder().build().map_err(failed)?;
-        let guard = Guard { loopback: repository.is_loopback() };
-        let elsewhere = builder().dns_resolver(guard).build().map_err(failed)?;
+        let builder = clients(&repository, access);
+        // Over plain HTTP and past every proxy there is nobody whose certificate could be looked at.
+        let bare = to.insecure && repository.is_loopback();
+        let builder = if bare { builder.tls_certs_only([]) } else { builder };
+        let client = builder.build().map_err(failed)?;
         let scheme = if to.insecure { "http" } else { "https" };
         let base = Url::parse(&format!("{scheme}://{}/v2/", repository.host))
             .map_err(|error| doing.failed(error.to_string(), Class::BadInput))?;
@@ -152,7 +143,7 @@ impl Session {
         Ok(Self {
             access: access.clone(),
             client,
-            elsewhere,
+            elsewhere: OnceLock::new(),
             name: to.repository.clone(),
             repository,
             insecure: to.insecure,
@@ -163,6 +154,16 @@ impl Session {
             token: tokio::sync::Mutex::default(),
             deadline,
         })
+    }
+
+    fn elsewhere(&self, doing: &Doing<'_>) -> Result<&Client> {
+        if let Some(client) = self.elsewhere.get() {
+            return Ok(client);
+        }
+        let guard = Guard { loopback: self.repository.is_loopback() };
+        let made = clients(&self.repository, &self.access).dns_resolver(guard).build();
+        let made = made.map_err(|error| doing.failed(reasons(&error), Class::Internal))?;
+        Ok(self.elsewhere.get_or_init(|| made))
     }
 
     /// Moves the end of the whole work away by what so many bytes may take at the slowest speed that is waited for. It begins now: what other
@@ -417,7 +418,7 @@ impl Session {
         let mut url =
             Url::parse(realm).map_err(|_| refused(format!("the registry's token server {realm:?} is no address")))?;
         self.trust_realm(&url).map_err(|why| refused(format!("the registry's token server {} {why}", origin(&url))))?;
-        let client = if self.is_own(&url) { &self.client } else { &self.elsewhere };
+        let client = if self.is_own(&url) { &self.client } else { self.elsewhere(doing)? };
         let service = challenge.get("service").unwrap_or_default();
         let mut tries = 0;
         let request = match &self.login {
@@ -511,7 +512,7 @@ impl Session {
                 origin(&url)
             )));
         }
-        let mut request = self.elsewhere.get(url.clone());
+        let mut request = self.elsewhere(doing)?.get(url.clone());
         if offset > 0 {
             request = request.header(header::RANGE, format!("bytes={offset}-"));
         }
@@ -584,6 +585,20 @@ impl Session {
             String::from_utf8_lossy(&text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         line.trim().chars().take(300).collect()
     }
+}
+
+/// What all clients of a session have in common.
+fn clients(repository: &Repository, access: &Access) -> ClientBuilder {
+    let builder = Client::builder();
+    // As Go's clients do: what is on this machine is not asked for through a proxy.
+    let builder = if repository.is_loopback() { builder.no_proxy() } else { builder };
+    builder
+        .redirect(Policy::none())
+        .connect_timeout(access.patience.connect)
+        .pool_max_idle_per_host(super::TOGETHER * 2)
+        .tcp_nodelay(true)
+        .referer(false)
+        .user_agent(concat!("sealift/", env!("CARGO_PKG_VERSION")))
 }
 
 fn form_encoded(pairs: &[(&str, &str)]) -> String {

@@ -15,11 +15,13 @@ use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url, header};
 use sha2::{Digest as _, Sha256};
 use std::{
     fs::File,
-    io::{self, Read, Seek, SeekFrom},
+    io,
+    os::unix::fs::FileExt,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
 };
 
@@ -64,6 +66,26 @@ impl Counted {
     }
 }
 
+/// The memory of one piece while the connection has it. It comes back when the piece was sent or given up, so that a body of any size is read into the
+/// same few buffers: the kernel would else have to give and take back fresh memory for every piece.
+struct Lent {
+    buffer: Vec<u8>,
+    back: mpsc::Sender<Vec<u8>>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // All was read when nobody waits for it any more.
+        let _ = self.back.send(std::mem::take(&mut self.buffer));
+    }
+}
+
 /// A blob on disk that is hashed while it is sent.
 pub(crate) struct Source {
     digest: Digest,
@@ -105,20 +127,23 @@ impl Source {
     }
 
     fn read(&self, offset: u64, end: u64, sender: &tokio::sync::mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
-        let mut file = File::open(&self.path)?;
-        file.seek(SeekFrom::Start(offset))?;
-        let mut at = offset;
+        let file = File::open(&self.path)?;
+        let (back, returned) = mpsc::channel();
+        let (mut at, mut lent) = (offset, 0);
         while at < end {
-            let wanted = (end - at).min(PIECE);
-            let mut buffer = Vec::with_capacity(usize::try_from(wanted).unwrap_or(0));
-            (&mut file).take(wanted).read_to_end(&mut buffer)?;
-            if (buffer.len() as u64) < wanted {
-                self.damaged(format!("{} became shorter than {} bytes", self.path.display(), self.size));
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            let wanted = usize::try_from((end - at).min(PIECE)).unwrap_or_default();
+            let mut buffer = if lent <= WAITING { Vec::new() } else { returned.recv().unwrap_or_default() };
+            lent += 1;
+            buffer.resize(wanted, 0);
+            if let Err(error) = file.read_exact_at(&mut buffer, at) {
+                if error.kind() == io::ErrorKind::UnexpectedEof {
+                    self.damaged(format!("{} became shorter than {} bytes", self.path.display(), self.size));
+                }
+                return Err(error);
             }
             self.check(at, &buffer)?;
-            at += buffer.len() as u64;
-            if sender.blocking_send(Ok(buffer.into())).is_err() {
+            at += wanted as u64;
+            if sender.blocking_send(Ok(Bytes::from_owner(Lent { buffer, back: back.clone() }))).is_err() {
                 // Nobody takes it any more: the request has ended.
                 return Ok(());
             }
@@ -547,4 +572,60 @@ enum Sent {
     /// The piece does not follow on what the registry has.
     Misplaced,
     Lost(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, thread};
+    use tokio::sync::mpsc::channel;
+
+    /// A blob of so many pieces and a half.
+    fn source(folder: &std::path::Path, pieces: u64) -> (Arc<Source>, Vec<u8>) {
+        let size = pieces * PIECE + PIECE / 2;
+        let bytes: Vec<u8> = (0..size).map(|at| (at / 251 + at) as u8).collect();
+        let path = folder.join("blob");
+        std::fs::write(&path, &bytes).unwrap();
+        (Arc::new(Source::new(Digest::of(&bytes), size, path)), bytes)
+    }
+
+    #[test]
+    fn a_body_of_any_size_is_read_into_the_same_few_buffers() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, bytes) = source(folder.path(), 40);
+        let (sender, mut receiver) = channel(WAITING);
+        let reader = source.clone();
+        let reading = thread::spawn(move || reader.read(PIECE, reader.size, &sender).map_err(|error| error.kind()));
+        // The first piece was sent before: what follows it cannot be hashed without it.
+        assert!(receiver.blocking_recv().is_none());
+        assert_eq!(reading.join().unwrap(), Err(io::ErrorKind::Other));
+        let (sender, mut receiver) = channel(WAITING);
+        let reader = source.clone();
+        let reading = thread::spawn(move || reader.read(0, reader.size, &sender));
+        let (mut got, mut places) = (Vec::new(), BTreeSet::new());
+        while let Some(piece) = receiver.blocking_recv() {
+            let piece = piece.unwrap();
+            places.insert(piece.as_ptr().addr());
+            got.extend_from_slice(&piece);
+        }
+        reading.join().unwrap().unwrap();
+        source.verdict().unwrap();
+        assert!(got == bytes);
+        assert!(places.len() <= WAITING + 1, "{} buffers", places.len());
+    }
+
+    #[test]
+    fn a_body_that_nobody_takes_any_more_is_not_read_further() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, _) = source(folder.path(), 40);
+        let (sender, mut receiver) = channel(WAITING);
+        let reader = source.clone();
+        let reading = thread::spawn(move || reader.read(0, reader.size, &sender));
+        let held = [receiver.blocking_recv(), receiver.blocking_recv()];
+        drop(receiver);
+        drop(held);
+        reading.join().unwrap().unwrap();
+        assert!(source.checked.lock().unwrap().bytes < source.size);
+        source.verdict().unwrap();
+    }
 }
