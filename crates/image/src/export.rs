@@ -10,6 +10,7 @@
 use crate::{
     error::{Error, Result, count, joined},
     import::{SavedImage, join, parent},
+    json,
     layer::{BUFFER, Written, check_layer, in_parallel, write_blob},
     layout::{self, blobs_dir},
     spec::{Descriptor, ImageConfig, Index, LAYER_GZIP, LAYER_TAR, Manifest, Platform, is_index, is_manifest},
@@ -38,6 +39,8 @@ use tokio_util::{
 
 /// How deep BuildKit nests indexes: the archive's own, and one around image and attestations.
 const DEEPEST_INDEX: usize = 3;
+/// What the archives of old engines say of their image.
+const SAVED: &str = "manifest.json";
 /// How much of a file tells whether it is a tar file: two of its blocks.
 const BEGINNING: usize = 1024;
 
@@ -279,8 +282,9 @@ impl Saved {
     }
 
     fn document<T: DeserializeOwned>(&self, what: &str, name: &str) -> Result<T> {
-        let misread = |error| Error::damaged(what, format!("the engine's {name} is not understood: {error}"));
-        serde_json::from_slice(&self.read(what, name)?).map_err(misread)
+        let bytes = self.read(what, name)?;
+        let read = if name == SAVED { json::read_saved(&bytes) } else { json::read(&bytes) };
+        read.map_err(|why| Error::damaged(what, format!("the engine's {name} is not understood: {why}")))
     }
 
     /// The image's manifest, if the archive has one that is not only for old readers.
@@ -334,7 +338,7 @@ fn convert(saved: &Saved, expected: &Expected, to: &Path) -> Result<Image> {
         let layers: Vec<String> = manifest.layers.iter().map(|layer| blob_name(&layer.digest)).collect();
         return repack(saved, &blob_name(&manifest.config.digest), &layers, expected, to);
     }
-    let images: Vec<SavedImage> = saved.document(what, "manifest.json")?;
+    let images: Vec<SavedImage> = saved.document(what, SAVED)?;
     let [image] = images.as_slice() else {
         return Err(Error::damaged(what, format!("the engine saved {} images instead of one", images.len())));
     };
@@ -374,7 +378,7 @@ fn keep(saved: &Saved, descriptor: Descriptor, manifest: &Manifest, what: &str, 
 fn repack(saved: &Saved, config: &str, names: &[String], expected: &Expected, to: &Path) -> Result<Image> {
     let (what, blobs) = (&expected.what, blobs_dir(to));
     let config_bytes = saved.read(what, config)?;
-    let config: ImageConfig = serde_json::from_slice(&config_bytes)
+    let config: ImageConfig = json::read(&config_bytes)
         .map_err(|error| Error::damaged(what, format!("the engine's configuration is not understood: {error}")))?;
     same_number(what, names.len(), &config)?;
     let files = names.iter().map(|name| saved.find(what, name)).collect::<Result<Vec<_>>>()?;
@@ -408,4 +412,34 @@ fn compress(path: &Path, blobs: &Path, what: &str) -> Result<Written> {
         _ => Box::new(reader),
     };
     write_blob(blobs, |buffer| plain.read(buffer).map_err(Error::file("read", path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::Class;
+
+    #[test]
+    fn documents_with_a_key_twice_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let saved = |name: &str, text: &str| {
+            let path = folder.path().join("document");
+            fs::write(&path, text).unwrap();
+            Saved { files: HashMap::from([(name.as_bytes().to_vec(), Kept::File(path))]), ..Saved::default() }
+        };
+        let good = r#"[{"Config": "c", "Layers": ["a"], "RepoTags": ["a:1"]}]"#;
+        saved(SAVED, good).document::<Vec<SavedImage>>("x", SAVED).unwrap();
+        for (bad, words) in [
+            (r#"[{"Config": "c", "config": "d", "Layers": []}]"#, "\"Config\" to some readers"),
+            (r#"[{"Config": "c", "Layers": [], "x": {"a": 1, "a": 2}}]"#, "duplicate field `a`"),
+        ] {
+            let error = saved(SAVED, bad).document::<Vec<SavedImage>>("x", SAVED).err().unwrap();
+            assert!(error.to_string().contains(words) && error.to_string().contains(SAVED), "{error}");
+            assert_eq!(error.class(), Class::Integrity);
+        }
+        let index = r#"{"schemaVersion": 2, "manifests": [], "annotations": {"a": "1", "a": "2"}}"#;
+        let error = saved("index.json", index).document::<Index>("x", "index.json").err().unwrap();
+        assert!(error.to_string().contains("index.json is not understood: duplicate field `a`"), "{error}");
+        assert_eq!(error.class(), Class::Integrity);
+    }
 }
