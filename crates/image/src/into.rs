@@ -90,6 +90,17 @@ pub(crate) struct Plan {
     config: Vec<u8>,
 }
 
+impl Plan {
+    /// The bytes of its manifest or its configuration.
+    pub(crate) fn document(&self, digest: &Digest) -> Option<&[u8]> {
+        let documents = [
+            (self.image.manifest_descriptor.digest, &self.manifest),
+            (self.image.manifest.config.digest, &self.config),
+        ];
+        documents.into_iter().find(|(known, _)| known == digest).map(|(_, bytes)| bytes.as_slice())
+    }
+}
+
 /// Reads the documents of an image or an index, and takes the image for one platform.
 pub(crate) async fn plan(blobs: &dyn Blobs, root: &Digest, platform: &Platform) -> Result<Plan> {
     let folder = tempfile::tempdir().map_err(Error::file("create a folder in", &std::env::temp_dir()))?;

@@ -148,12 +148,18 @@ async fn an_image_comes_as_it_was_sealed_under_its_name_and_once() {
             let root = tempfile::tempdir().unwrap();
             let digest = layout(root.path(), kinds);
             let (docker, name) = (connect(&address), format!("into-{}:1.2.3", uuid()));
-            let loaded = load(&address, root.path(), &digest, &name).await.unwrap();
+            let (lines, blobs) = (Lines::default(), Arc::new(LayoutBlobs::new(root.path())));
+            let loading = image::load_docker(Some(&address), &digest, &name, blobs, &lines.events()).await;
+            let loaded = loading.unwrap();
+            assert!(!lines.all().iter().any(|line| line.contains("cannot pull")), "{:?}", lines.all());
             assert!(!loaded.was_there && loaded.name == name && loaded.engine == address, "{loaded:?}");
             assert!(loaded.id == loaded.manifest || loaded.id == loaded.config, "{loaded:?}");
             assert_eq!(loaded.manifest, digest);
             let image = shown(&docker, &name).await.unwrap();
             assert_eq!(image.id, Some(loaded.id.to_string()), "{kinds:?}");
+            assert_eq!(image.repo_tags, Some(vec![name.clone()]));
+            let elsewhere = image.repo_digests.unwrap_or_default();
+            assert!(!elsewhere.iter().any(|one| one.contains("127.0.0.1")), "{elsewhere:?}");
             let config = fs::read(root.path().join("blobs/sha256").join(loaded.config.hex())).unwrap();
             let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
             let layers = serde_json::json!(image.root_fs.unwrap().layers);
@@ -277,6 +283,12 @@ enum Behaviour {
     Full,
     /// It hangs up in the middle.
     Dies,
+    /// It keeps manifests, and is where our loopback is not.
+    Far,
+    /// It keeps manifests, and does nothing about a pull.
+    Waits,
+    /// It keeps manifests, says that it pulled, and has another image then.
+    Liar,
 }
 
 /// The requests of a scripted engine, and how much of an archive it got.
@@ -338,6 +350,15 @@ async fn answer(mut stream: UnixStream, heard: Heard, loaded: Arc<Mutex<bool>>, 
         let missing = (404, r#"{"message":"no such image"}"#.to_owned());
         let (status, body) = if request.ends_with("/version") {
             (200, r#"{"ApiVersion":"1.41","Version":"20.10.0","Os":"linux","Arch":"amd64"}"#.to_owned())
+        } else if request.ends_with("/info") && matches!(behaviour, Behaviour::Far | Behaviour::Waits | Behaviour::Liar)
+        {
+            (200, r#"{"ID":"X","DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]]}"#.to_owned())
+        } else if request.contains("/images/create") && behaviour == Behaviour::Far {
+            (500, r#"{"message":"connection refused"}"#.to_owned())
+        } else if request.contains("/images/create") && behaviour == Behaviour::Waits {
+            return std::future::pending().await;
+        } else if request.contains("/images/create") {
+            (200, r#"{"status":"Download complete"}"#.to_owned())
         } else if request.ends_with("/info") {
             (200, r#"{"ID":"X","DriverStatus":[["Backing Filesystem","extfs"]]}"#.to_owned())
         } else if request.contains("/images/load") {
@@ -422,6 +443,89 @@ async fn an_engine_that_ends_with_something_else_has_no_name_for_it() {
     let loaded = load(&engine.address, root.path(), &digest, "team/wine:1.0.0").await.unwrap();
     assert_eq!(loaded.id, loaded.config);
     assert!(heard.has("/tag?repo=team%2Fwine&tag=1.0.0"), "{:?}", heard.all());
+}
+
+#[tokio::test]
+async fn an_engine_that_cannot_pull_from_here_is_sent_the_image_and_one_that_lies_about_it_has_no_name_for_it() {
+    let root = tempfile::tempdir().unwrap();
+    let digest = layout(root.path(), &["gzip", "zstd"]);
+    let (heard, lines) = (Heard::default(), Lines::default());
+    let engine = scripted(&heard, Behaviour::Far).await;
+    let blobs = Arc::new(LayoutBlobs::new(root.path()));
+    let loading = image::load_docker(Some(&engine.address), &digest, "wine:1.0.0", blobs, &lines.events()).await;
+    let loaded = loading.unwrap();
+    assert_eq!(loaded.id, digest, "as it was sealed");
+    assert!(
+        heard.has("/images/create?fromImage=127.0.0.1") && heard.has("WHOLE") && heard.has("/tag?"),
+        "{:?}",
+        heard.all()
+    );
+    assert!(lines.all().iter().any(|line| line.contains("connection refused")), "{:?}", lines.all());
+    let heard = Heard::default();
+    let engine = scripted(&heard, Behaviour::Liar).await;
+    let error = load(&engine.address, root.path(), &digest, "wine:1.0.0").await.unwrap_err();
+    assert_eq!(error.class(), Class::Integrity, "{error}");
+    assert!(heard.has("DELETE /images/127.0.0.1") && !heard.has("/tag?"), "{:?}", heard.all());
+}
+
+/// The answer of a registry to a request, as it comes.
+async fn asked(address: &str, request: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("{request}\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    drop(stream.read_to_end(&mut answer).await);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn our_registry_has_one_image_for_those_who_know_its_name_and_ends_with_the_command() {
+    let root = tempfile::tempdir().unwrap();
+    let digest = layout(root.path(), &["gzip", "plain"]);
+    let damaged = layers_of(root.path())[1];
+    let heard = Heard::default();
+    let engine = scripted(&heard, Behaviour::Waits).await;
+    let blobs = Lying { inner: LayoutBlobs::new(root.path()), about: damaged, lie: Lie::Byte };
+    let (address, nowhere) = (engine.address.clone(), Events::nowhere());
+    let loading = tokio::spawn(async move {
+        image::load_docker(Some(&address), &digest, "wine:1.0.0", Arc::new(blobs), &nowhere).await
+    });
+    let name = loop {
+        let all = heard.all();
+        match all.iter().find_map(|request| request.split_once("fromImage=127.0.0.1")) {
+            Some((_, rest)) => break rest.split_once('&').unwrap().0.replace("%3A", ":").replace("%2F", "/"),
+            None => tokio::task::yield_now().await,
+        }
+    };
+    let (port, repository) = name.trim_start_matches(':').split_once('/').unwrap();
+    let registry = format!("127.0.0.1:{port}");
+    let whole = layers_of(root.path())[0];
+    for (request, status) in [
+        ("GET /v2/ HTTP/1.1".to_owned(), 200),
+        (format!("GET /v2/{repository}/manifests/{digest} HTTP/1.1"), 200),
+        (format!("HEAD /v2/{repository}/blobs/{whole} HTTP/1.1"), 200),
+        (format!("GET /v2/{repository}/blobs/{whole} HTTP/1.1"), 200),
+        (format!("GET /v2/{repository}/manifests/{whole} HTTP/1.1"), 404),
+        (format!("GET /v2/{repository}/manifests/latest HTTP/1.1"), 404),
+        (format!("GET /v2/{repository}/tags/list HTTP/1.1"), 404),
+        (format!("GET /v2/{repository}/blobs/../../../etc/passwd HTTP/1.1"), 404),
+        (format!("GET /v2/{repository}x/manifests/{digest} HTTP/1.1"), 404),
+        (format!("GET /v2/other/manifests/{digest} HTTP/1.1"), 404),
+        (format!("PUT /v2/{repository}/manifests/{digest} HTTP/1.1"), 405),
+        (format!("DELETE /v2/{repository}/manifests/{digest} HTTP/1.1"), 405),
+        ("\x16\x03\x01 a greeting".to_owned(), 400),
+    ] {
+        let answer = asked(&registry, &request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer:.200}");
+    }
+    // The one that does not hold stops before its end, and everything with it.
+    let answer = asked(&registry, &format!("GET /v2/{repository}/blobs/{damaged} HTTP/1.1")).await;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let size = fs::metadata(root.path().join("blobs/sha256").join(damaged.hex())).unwrap().len();
+    assert!((body.len() as u64) < size, "{} of {size}", body.len());
+    let error = loading.await.unwrap().unwrap_err();
+    assert!(error.class() == Class::Integrity && error.to_string().contains(&damaged.to_string()), "{error}");
+    assert!(!heard.has("/tag?") && !heard.has("/images/load"), "{:?}", heard.all());
+    assert!(tokio::net::TcpStream::connect(&registry).await.is_err(), "nobody listens any more");
 }
 
 #[tokio::test]

@@ -1,4 +1,7 @@
-//! An image into an engine: sent as one stream ([`crate::into`]), looked at, and only then named.
+//! An image into an engine: brought there, looked at, and only then named.
+//!
+//! An engine that keeps its images without containerd is sent one stream ([`crate::into`]), its layers unpacked already. One that keeps them with
+//! containerd pulls from a registry of ours ([`super::loopback`]) if it is on this host, and is sent the stream, as it was sealed, if it cannot.
 //!
 //! What never happens here:
 //!
@@ -7,7 +10,7 @@
 //!   What an engine says that it loaded is only a hint where to look, and what it loaded instead is removed again.
 //! - No image that an engine could not unpack counts as loaded, although some engines keep it and answer well.
 
-use super::{BUILD_TIMEOUT, Engine, Stopped, causes};
+use super::{BUILD_TIMEOUT, Engine, Stopped, causes, loopback::Loopback};
 use crate::{
     archive::tagged,
     error::{Error, Result, count},
@@ -18,7 +21,9 @@ use crate::{
 use bollard::{
     errors::Error as Failure,
     models::ImageInspect,
-    query_parameters::{ImportImageOptionsBuilder, RemoveImageOptions, TagImageOptionsBuilder},
+    query_parameters::{
+        CreateImageOptionsBuilder, ImportImageOptionsBuilder, RemoveImageOptions, TagImageOptionsBuilder,
+    },
 };
 use domain::{Digest, Events, event::Unit};
 use std::{
@@ -71,10 +76,16 @@ pub async fn load_docker(
     let (manifest, config) = (plan.image.manifest_descriptor.digest, plan.image.manifest.config.digest);
     let id = if sealed { manifest } else { config };
     let was_there = engine.has(&id).await?;
-    if !was_there {
+    let pulled =
+        if sealed && !was_there && engine.is_near() { engine.pull(&blobs, &plan, &id, events).await? } else { None };
+    if !was_there && pulled.is_none() {
         engine.load(&blobs, &plan, form, &id, events).await?;
     }
-    engine.tag(&id, &name).await?;
+    let named = engine.tag(&id, &name).await;
+    if let Some(reference) = pulled {
+        engine.forget(&reference).await?;
+    }
+    named?;
     let platform = plan.image.config.platform().text();
     Ok(Loaded { engine: engine.address.clone(), name, id, platform, manifest, config, was_there })
 }
@@ -90,6 +101,73 @@ impl Engine {
             architecture: version.arch.filter(|arch| !arch.is_empty()).unwrap_or(host.architecture),
             variant: None,
         })
+    }
+
+    /// Whether it may be on this host, and so may reach what listens here.
+    fn is_near(&self) -> bool {
+        let near = ["unix://", "tcp://127.", "tcp://localhost:", "http://127.", "http://localhost:"];
+        near.iter().any(|begin| self.address.starts_with(begin))
+    }
+
+    /// Lets it pull from a registry of ours; the name that the image has then, or nothing if it cannot.
+    async fn pull(
+        &self,
+        blobs: &Arc<dyn Blobs>,
+        plan: &Arc<Plan>,
+        id: &Digest,
+        events: &Events,
+    ) -> Result<Option<String>> {
+        let bytes = plan.image.manifest.layers.iter().map(|layer| layer.size).sum();
+        let task = events.task("let the engine pull the image", Some(bytes), Unit::Bytes);
+        let moved = Arc::new(AtomicU64::new(0));
+        let registry = Loopback::open(blobs, plan, task, moved.clone()).await?;
+        let repository = registry.name();
+        let options = CreateImageOptionsBuilder::new().from_image(&repository).tag(&id.to_string()).build();
+        let patient = self.docker.clone().with_timeout(LOAD);
+        let mut answer = Box::pin(patient.create_image(Some(options), None, None));
+        let pulling = async {
+            loop {
+                match self.next(&mut answer, || moved.load(Ordering::Relaxed)).await {
+                    Ok(None) => return None,
+                    Ok(Some(_)) => {}
+                    Err(Stopped::Failed(error)) => return Some(causes(&error)),
+                    Err(Stopped::Silent(cause)) => return Some(cause),
+                }
+            }
+        };
+        let refused = tokio::select! {
+            refused = pulling => refused,
+            () = registry.failed() => Some("a blob does not hold".to_owned()),
+        };
+        drop(answer);
+        if let Some(error) = registry.failure() {
+            return Err(error);
+        }
+        registry.finish(if refused.is_none() { "pulled" } else { "not pulled" });
+        drop(registry);
+        if let Some(cause) = refused {
+            events.note(format!(
+                "the Docker Engine at {} cannot pull from here, and is sent the image: {cause}",
+                self.address
+            ));
+            return Ok(None);
+        }
+        let reference = format!("{repository}@{id}");
+        if self.has(id).await? {
+            return Ok(Some(reference));
+        }
+        self.forget(&reference).await?;
+        let why = format!("the Docker Engine at {} pulled it and does not have it; nothing has its name", self.address);
+        Err(Error::damaged(id, why))
+    }
+
+    /// Takes a name of ours away again.
+    async fn forget(&self, reference: &str) -> Result<()> {
+        let action = format!("remove the name {reference}");
+        match self.ask(&action, self.docker.remove_image(reference, None::<RemoveImageOptions>, None)).await? {
+            Ok(_) | Err(Failure::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+            Err(error) => Err(self.lost(action, &error)),
+        }
     }
 
     async fn shown(&self, name: &str) -> Result<Option<ImageInspect>> {

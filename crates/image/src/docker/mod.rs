@@ -22,6 +22,7 @@ mod dockerfile;
 mod leftover;
 mod lines;
 mod load;
+mod loopback;
 mod progress;
 mod redact;
 mod sending;
