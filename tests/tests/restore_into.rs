@@ -1,6 +1,6 @@
 //! A release out of the store straight into Docker Engines, and what a person is told when that is not possible.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a helper of a test fails as the test does")]
 
 mod common;
 
