@@ -101,4 +101,23 @@ mod tests {
         // Without a folder there is nothing to do.
         remove_abandoned(&cache.join("none"));
     }
+
+    #[test]
+    fn every_cache_is_cleared_when_it_is_opened() {
+        let (cache, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let left: Vec<PathBuf> = ["layers", "layers/blobs", "seen", "listings"]
+            .iter()
+            .map(|folder| {
+                let folder = cache.path().join(folder);
+                fs::create_dir_all(&folder).unwrap();
+                file(&folder, ".tmpLeft", 25)
+            })
+            .collect();
+        crate::layercache::LayerCache::open(cache.path()).unwrap();
+        crate::seen::Seen::open(cache.path(), root.path()).unwrap();
+        crate::tree::Listings::open(cache.path()).unwrap();
+        for path in left {
+            assert!(!path.exists(), "{} stays", path.display());
+        }
+    }
 }
