@@ -13,7 +13,7 @@
 //! | [`open`], [`reopen`], [`blobs`], [`assemble`] | reads and verifies a layout, lists it, makes one from blobs that were fetched |
 //! | [`unpack`] | a layout to a root file system |
 //! | [`docker_archive`], [`oci_archive`], [`copy_layout`] | a layout to what `docker load`, skopeo and podman take |
-//! | [`load_docker`] | blobs from anywhere ([`Blobs`]) into a Docker Engine, in one stream |
+//! | [`load_docker`] | blobs from anywhere ([`Blobs`]) into a Docker Engine, with nothing of them on this disk |
 //! | [`inspect`] | a layout to what rules about images ask: user, setuid files, secrets |
 //! | [`sbom`] | lock files and layers to a bill of materials |
 //! | [`publish`], [`push`], [`pull`], [`resolve`] | a layout to registries, and from one |
