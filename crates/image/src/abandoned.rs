@@ -1,8 +1,11 @@
 //! What a writer that died has left in a folder of the cache.
 //!
-//! Everything in a cache has a name that begins with `.tmp` until it is whole, and then another. So what has such a name, and was not written to
-//! for a day, is nobody's. Nothing else is removed: nothing that is younger, nothing under another name, and nothing behind a symbolic link, which
-//! goes itself. What cannot be removed stays; it costs room and nothing else.
+//! Everything in a cache has a name that begins with one of [`UNFINISHED`] until it is whole, and then another. So what has such a name, and was not
+//! written to for a week, is nobody's. Nothing else is removed: nothing that is younger, nothing under another name, and nothing behind a symbolic link,
+//! which goes itself. What cannot be removed stays; it costs room and nothing else.
+//!
+//! Age is what the wall clock says. One that steps forward by a week while somebody writes makes what is written look abandoned, and the next who opens the
+//! cache removes it: the writer fails and names the file, and what is whole has another name and stays.
 
 use std::{
     fs,
@@ -12,14 +15,18 @@ use std::{
 };
 use walkdir::WalkDir;
 
-/// How long nobody has written to it. The longest fetch of a base ends earlier by its own deadline.
-const AGE: Duration = Duration::from_hours(24);
+/// How long nobody has written to it. The longest fetch of a base ends earlier by its own deadline, and a clock that was wrong for a day or two is put
+/// right by less than this.
+const AGE: Duration = Duration::from_hours(7 * 24);
+/// How names of what is not whole begin: `tempfile`'s own, those of a pull beside its target, and the store's.
+const UNFINISHED: [&[u8]; 3] = [b".tmp", b".pull-", b".sealift-"];
 
-/// Removes what a writer that died has left in a folder of a cache: what has a name that begins with `.tmp`, and was not written to for a day. No
-/// link is followed, and what cannot be removed stays.
+/// Removes what a writer that died has left in a folder of a cache: what has the name of something that is not whole yet, and was not written to for a
+/// week. No link is followed, and what cannot be removed stays.
 pub fn remove_abandoned(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(b".tmp")) {
+    let unfinished = |name: &[u8]| UNFINISHED.iter().any(|start| name.starts_with(start));
+    for entry in entries.flatten().filter(|entry| unfinished(entry.file_name().as_bytes())) {
         let path = entry.path();
         // A time in the future has no age.
         if written(&path).and_then(|time| time.elapsed().ok()).is_none_or(|age| age < AGE) {
@@ -73,22 +80,33 @@ mod tests {
     }
 
     #[test]
-    fn only_what_nobody_has_written_to_for_a_day_goes() {
+    fn only_what_nobody_has_written_to_for_a_week_goes() {
         let (cache, beside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let cache = cache.path();
-        let gone = [file(cache, ".tmpA", 25), directory(cache, ".tmpB", 25)];
-        let old_outside = [directory(beside.path(), ".tmpC", 25), file(beside.path(), "mine", 25)];
+        let gone = [
+            file(cache, ".tmpA", 7 * 24 + 1),
+            directory(cache, ".tmpB", 7 * 24 + 1),
+            directory(cache, ".pull-A", 7 * 24 + 1),
+            file(cache, ".sealift-A", 7 * 24 + 1),
+        ];
+        let old_outside = [directory(beside.path(), ".tmpC", 7 * 24 + 1), file(beside.path(), "mine", 7 * 24 + 1)];
         // Links to what is old: a young one stays, an old one goes alone.
         let (young, old) = (cache.join(".tmpYoung"), cache.join(".tmpOld"));
         symlink(&old_outside[0], &young).unwrap();
         symlink(&old_outside[0], &old).unwrap();
-        age(&old, 25);
+        age(&old, 7 * 24 + 1);
         symlink(beside.path(), gone[1].join("link")).unwrap();
-        age(&gone[1].join("link"), 25);
-        age(&gone[1], 25);
-        let stays = [file(cache, ".tmpD", 23), file(cache, "blob", 99), directory(cache, "base", 99)];
+        age(&gone[1].join("link"), 7 * 24 + 1);
+        age(&gone[1], 7 * 24 + 1);
+        let stays = [
+            file(cache, ".tmpD", 7 * 24 - 1),
+            file(cache, ".sealift-D", 7 * 24 - 1),
+            file(cache, ".other", 999),
+            file(cache, "blob", 999),
+            directory(cache, "base", 999),
+        ];
         // A folder that is old itself, in which somebody still writes.
-        let growing = directory(cache, ".tmpE", 25);
+        let growing = directory(cache, ".tmpE", 7 * 24 + 1);
         age(&growing.join("blobs/part"), 1);
         remove_abandoned(cache);
         for path in gone.iter().chain([&old]) {
@@ -110,7 +128,7 @@ mod tests {
             .map(|folder| {
                 let folder = cache.path().join(folder);
                 fs::create_dir_all(&folder).unwrap();
-                file(&folder, ".tmpLeft", 25)
+                file(&folder, ".tmpLeft", 7 * 24 + 1)
             })
             .collect();
         crate::layercache::LayerCache::open(cache.path()).unwrap();

@@ -469,7 +469,7 @@ mod tests {
         std::io::Seek::seek(&mut program, io::SeekFrom::Start(third)).unwrap();
         let mut input = Vec::new();
         program.take(16 << 20).read_to_end(&mut input).unwrap();
-        assert_eq!(input.len(), 16 << 20, "this test's own program is too small to tell anything");
+        assert!(input.len() >= 4 << 20, "this test's own program is too small to tell anything: {}", input.len());
         let alone = packed(&input, &Pool::new(0), &[usize::MAX]);
         assert!(unpacked(&alone) == input);
         for threads in [1, 3] {

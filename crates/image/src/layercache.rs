@@ -3,7 +3,7 @@
 //! `layers/<key>` says which blob the layer of a key is; `layers/blobs/<hex>` are the blobs. The key covers everything that decides a layer's
 //! bytes (names, owners, modes, sizes, digests, time, and how it is compressed), so a record is never out of date; it has a checksum over itself and its
 //! key, so one that is damaged, or stands under another key, is none. A blob is hashed before it is used again, and one that is not what its name says is
-//! made anew. Files whose names begin with `.tmp` are being written, by whomever, and are left alone until they are a day old (see `abandoned`). Nothing here is needed: it may be removed at any time.
+//! made anew. Files whose names begin with `.tmp` are being written, by whomever, and are left alone until nobody has written to them for a week (see `abandoned`). Nothing here is needed: it may be removed at any time.
 
 use crate::{
     abandoned::remove_abandoned,

@@ -1,4 +1,8 @@
 //! Documents at a registry, by digest and by tag.
+//!
+//! A registry that was killed while it took a document may have a torn record of it, and fails whenever it is asked for it (see `upload`). What is known by its
+//! digest is put once more and confirmed: it counts as "not there" before that, and never afterwards. A torn record of a *tag* stays an error, because
+//! nothing says what the tag pointed to, and the tag of a version must not be written over: a person deletes that tag at the registry, and publishes again.
 
 use super::{
     content::{DOCKER_LIST, Document, MAX_DOCUMENT},
@@ -73,18 +77,25 @@ fn said_digest(answer: &Response, doing: &Doing<'_>) -> Result<Option<Digest>> {
 /// A document; its digest is that of its bytes, and the one that was asked for, if a digest was. `None` when there is none.
 pub(crate) async fn get(session: &Session, reference: &str) -> Result<Option<Fetched>> {
     let doing = Doing { action: "read the manifest", what: session.shown(reference) };
+    let answer = ask(session, reference, &doing).await?;
+    fetched(session, reference, answer, &doing).await
+}
+
+async fn ask(session: &Session, reference: &str, doing: &Doing<'_>) -> Result<Response> {
     let url = session.url(&path(reference));
-    let request = || session.request(Method::GET, url.clone()).header(header::ACCEPT, accept());
-    let answer = session.call(&doing, request).await?;
+    session.call(doing, || session.request(Method::GET, url.clone()).header(header::ACCEPT, accept())).await
+}
+
+async fn fetched(session: &Session, reference: &str, answer: Response, doing: &Doing<'_>) -> Result<Option<Fetched>> {
     match answer.status() {
         StatusCode::NOT_FOUND => return Ok(None),
         StatusCode::OK => {}
-        _ => return Err(session.refusal(&doing, answer).await),
+        _ => return Err(session.refusal(doing, answer).await),
     }
-    let said = said_digest(&answer, &doing)?;
+    let said = said_digest(&answer, doing)?;
     let media_type = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = media_type.map(|text| text.split(';').next().unwrap_or_default().trim().to_owned());
-    let bytes = session.read_bounded(answer, MAX_DOCUMENT, &doing).await?;
+    let bytes = session.read_bounded(answer, MAX_DOCUMENT, doing).await?;
     let digest = Digest::of(&bytes);
     let wanted = reference.parse::<Digest>().ok().filter(|_| reference.contains(':'));
     if let Some(other) = said.filter(|said| *said != digest).or(wanted.filter(|wanted| *wanted != digest)) {
@@ -92,6 +103,18 @@ pub(crate) async fn get(session: &Session, reference: &str) -> Result<Option<Fet
         return Err(doing.failed(cause, Class::Integrity));
     }
     Ok(Some(Fetched { digest, media_type, bytes }))
+}
+
+/// A document that its writer puts again when it is not there: what the registry fails to give whenever it is asked counts as gone, for its record may
+/// be torn.
+pub(crate) async fn get_unless_torn(session: &Session, digest: &Digest) -> Result<Option<Fetched>> {
+    let reference = digest.to_string();
+    let doing = Doing { action: "read the manifest", what: session.shown(&reference) };
+    let answer = ask(session, &reference, &doing).await?;
+    if answer.status().is_server_error() {
+        return Ok(None);
+    }
+    fetched(session, &reference, answer, &doing).await
 }
 
 /// A document of an image.

@@ -51,6 +51,7 @@ use std::{
 };
 
 pub(crate) use reference::ImageName;
+use reference::Repository;
 pub use referrers::{Attached, Attachment};
 #[allow(unused_imports, reason = "entries for fuzzing")]
 pub(crate) use {challenge::challenges, content::document_understood, referrers::index_understood};
@@ -66,6 +67,17 @@ pub struct Destination {
     pub repository: String,
     /// Plain HTTP. Nothing falls back to it.
     pub insecure: bool,
+}
+
+impl Destination {
+    /// Whether `repository` is another name of this one, or the same: hosts have no letter case, and Docker Hub has several names.
+    pub fn is_at(&self, repository: &str) -> bool {
+        match (Repository::parse(&self.repository), Repository::parse(repository)) {
+            (Ok(one), Ok(other)) => one.is_same(&other),
+            // What names no repository is the same as nothing but itself.
+            _ => self.repository == repository,
+        }
+    }
 }
 
 /// What a push did at one destination.

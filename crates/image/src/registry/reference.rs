@@ -39,6 +39,11 @@ impl Repository {
         Ok(Self { host: host.to_owned(), path })
     }
 
+    /// Whether both are the same repository. Hosts have no letter case.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.host.eq_ignore_ascii_case(&other.host) && self.path == other.path
+    }
+
     /// Whether the host is this machine.
     pub(crate) fn is_loopback(&self) -> bool {
         let (name, _) = host_and_port(&self.host);
@@ -152,6 +157,17 @@ mod tests {
         ] {
             let parsed = Repository::parse(text).unwrap();
             assert_eq!((parsed.host.as_str(), parsed.path.as_str()), (host, path), "{text}");
+        }
+        for (one, other, same) in [
+            ("Reg.Example:5000/wine", "reg.example:5000/wine", true),
+            ("docker.io/library/wine", "wine", true),
+            ("reg.example/wine", "reg.example/beer", false),
+            ("reg.example/wine", "reg.example:5000/wine", false),
+            ("no repository", "no repository", true),
+            ("no repository", "wine", false),
+        ] {
+            let destination = crate::registry::Destination { repository: one.to_owned(), insecure: false };
+            assert_eq!(destination.is_at(other), same, "{one} {other}");
         }
         for bad in [
             "127.0.0.1:5000/wine:1.0.0",

@@ -332,7 +332,7 @@ fn next_link(header: &str) -> Option<String> {
     is_next.then(|| address.to_owned())
 }
 
-/// What becomes of an entry whose manifest is not there.
+/// What becomes of an entry whose manifest is not there, or is never given because its record is torn.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gone {
     /// Who reads is told that something is missing.
@@ -361,7 +361,11 @@ async fn bundles_of(session: &Session, subject: &Digest, gone: Gone) -> Result<V
         let refused = |why: String| {
             fail("read what is attached", &session.shown(&entry.digest.to_string()), why, Class::Integrity)
         };
-        let fetched = match manifests::get(session, &entry.digest.to_string()).await? {
+        let fetched = match gone {
+            Gone::Refused => manifests::get(session, &entry.digest.to_string()).await?,
+            Gone::Skipped => manifests::get_unless_torn(session, &entry.digest).await?,
+        };
+        let fetched = match fetched {
             Some(fetched) => fetched,
             None if gone == Gone::Skipped => continue,
             None => return Err(refused("it is listed and not there".to_owned())),

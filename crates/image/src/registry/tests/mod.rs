@@ -16,7 +16,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -419,6 +419,40 @@ async fn bundles_are_attached_once_with_and_without_a_referrers_api() {
             attach_with(&session, &Digest::of(b"?"), &[bundle("one")], &Events::nowhere()).await.unwrap_err();
         assert_eq!(elsewhere.class(), Class::NotFound);
     }
+}
+
+#[tokio::test]
+async fn a_listed_bundle_whose_record_is_torn_is_put_again_and_an_error_for_who_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let built = layout_with(folder.path(), &[]);
+    let torn: Arc<Mutex<Option<String>>> = Arc::default();
+    let told = torn.clone();
+    // It fails whenever it is asked, until the document is put again.
+    let fake = Fake::start(move |request, _| {
+        let mut torn = told.lock().unwrap();
+        let hit = torn.as_ref().is_some_and(|digest| request.target.ends_with(&format!("manifests/{digest}")));
+        if hit && request.method == "PUT" {
+            *torn = None;
+        }
+        (hit && request.method != "PUT").then(|| answer(500, &[], "torn"))
+    })
+    .await;
+    push(&built, &fake.at("wine"), &[], &access(None)).await.unwrap();
+    let (session, root) = (writer(&fake).await, built.root());
+    let both = [bundle("one"), bundle("two")];
+    let digests = attach_with(&session, &root, &both, &Events::nowhere()).await.unwrap();
+    *torn.lock().unwrap() = Some(digests[0].to_string());
+    let error = attached_with(&session, &root).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unavailable, "{error}");
+    assert_eq!(attach_with(&session, &root, &both, &Events::nowhere()).await.unwrap(), digests);
+    assert!(torn.lock().unwrap().is_none(), "it was put again");
+    assert_eq!(attached_with(&session, &root).await.unwrap().len(), 2);
+    // The tag that lists them is no entry: where it is torn, nothing is written over it.
+    let tag = format!("sha256-{}", root.hex());
+    *torn.lock().unwrap() = Some(tag.clone());
+    let error = attach_with(&session, &root, &both, &Events::nowhere()).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unavailable, "{error}");
+    assert!(torn.lock().unwrap().is_some(), "{tag} was written");
 }
 
 #[tokio::test]
