@@ -179,6 +179,7 @@ pub async fn fetch_blob(store: &Store, cache: &Path, digest: &Digest, what: &str
     }
     let parent = path.parent().unwrap_or(cache);
     fs::create_dir_all(parent).map_err(Error::file("make the folder", parent))?;
+    image::remove_abandoned(parent);
     let task = events.task(format!("fetch {what}"), None, Unit::Bytes);
     store.get_file(Family::Blob, digest, &path, Some(&task)).await.doing(format!("fetch {what}"))?;
     task.finish("fetched and verified");

@@ -4,6 +4,9 @@
 //! (`builds/<component>-<version>.json`). A release that is cut again after it died publishes what it had built, byte for byte, because
 //! some of it may be published already and not every builder gives the same bytes twice. The note holds for one commit, one
 //! version and one `[component.NAME.build]`, and everything that it names is hashed before it is believed.
+//!
+//! A note that another replaces leaves the digest of its image behind, also where what is built comes from no commit: whether a tag in a registry is of
+//! this host is asked later, and nothing else knows. What is behind is told and never published.
 
 use crate::{
     artifacts::{blocking, digest_of, layout_path},
@@ -104,10 +107,27 @@ impl BuiltComponent {
 }
 
 /// A note of what was built, so that it can be published a second time.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Note {
     commit: String,
-    built: BuiltComponent,
+    /// What may be published again; nothing where the last build was from something that no commit has.
+    built: Option<BuiltComponent>,
+    /// The images of the notes that this one replaced, each once.
+    #[serde(default)]
+    before: Vec<Digest>,
+}
+
+impl Note {
+    fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+
+    /// The images that were noted here, this one and all before.
+    fn roots(&self) -> Vec<Digest> {
+        let mut roots = self.before.clone();
+        roots.extend(self.built.as_ref().and_then(BuiltComponent::root).filter(|root| !self.before.contains(root)));
+        roots
+    }
 }
 
 /// Builds components, all of them when none is named. Nothing is published.
@@ -142,8 +162,8 @@ pub(crate) async fn kept(
     version: &Version,
     head: &Head,
 ) -> Option<BuiltComponent> {
-    let note: Note = serde_json::from_slice(&fs::read(note_path(workspace, &component.name, version)).ok()?).ok()?;
-    let built = note.built;
+    let note = Note::read(&note_path(workspace, &component.name, version))?;
+    let built = note.built?;
     let same = note.commit == head.commit && built.definition == definition(component);
     let layout = built.layout.clone();
     let root = built.root();
@@ -165,24 +185,23 @@ pub(crate) async fn kept(
     None
 }
 
-/// The image that this host noted for a version, of whichever commit; whether it is still there does not matter.
-pub(crate) fn noted_root(workspace: &Workspace, component: &Name, version: &Version) -> Option<Digest> {
-    let note: Note = serde_json::from_slice(&fs::read(note_path(workspace, component, version)).ok()?).ok()?;
-    note.built.root()
+/// The images that this host noted for a version, of whichever commits; whether they are still there does not matter.
+pub(crate) fn noted_roots(workspace: &Workspace, component: &Name, version: &Version) -> Vec<Digest> {
+    Note::read(&note_path(workspace, component, version)).map(|note| note.roots()).unwrap_or_default()
 }
 
-/// Notes what was built, unless it was built from something that no commit has.
+/// Notes what was built, unless it was built from something that no commit has: then only what was noted before stays known.
 pub(crate) async fn keep(workspace: &Workspace, head: &Head, built: &BuiltComponent) -> Result<()> {
     let path = note_path(workspace, &built.component, &built.version);
-    if !head.changed.is_empty() {
-        return match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", &path)(error)),
-            _ => Ok(()),
-        };
-    }
+    let before = noted_roots(workspace, &built.component, &built.version);
+    let note = if head.changed.is_empty() {
+        Note { commit: head.commit.clone(), built: Some(built.clone()), before }
+    } else {
+        Note { before, ..Note::default() }
+    };
     let folder = path.parent().unwrap_or(&path);
     fs::create_dir_all(folder).map_err(Error::file("make the folder", folder))?;
-    let note = Note { commit: head.commit.clone(), built: built.clone() };
+    image::remove_abandoned(folder);
     let bytes = serde_json::to_vec(&note)
         .map_err(|error| Error::Internal { message: format!("the note of a build cannot be written: {error}") })?;
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::file("make a file in", folder))?;

@@ -114,7 +114,6 @@ pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResul
             return Ok(result(&release, sealed.digest, false, sealed.manifest.clone()));
         }
     }
-    let noted = build::noted_root(workspace, &component.name, &version);
     let built = match build::kept(workspace, component, &version, &head).await {
         Some(built) => built,
         None => {
@@ -156,7 +155,9 @@ pub async fn cut(workspace: &Workspace, wanted: Option<&str>) -> Result<CutResul
         let others: Vec<Version> = sealed.into_iter().map(|release| release.version).collect();
         offered.published = publish::destinations(component, &version, &others);
         let pushed = publish::push(workspace, layout, &root, &offered.published, &claims, head.committed).await;
-        pushed.map_err(|error| publish::taken_elsewhere(error, &release, noted))?;
+        // What was built just now replaced the note of what was built before, and the note still knows it.
+        let noted = || build::noted_roots(workspace, &component.name, &version);
+        pushed.map_err(|error| publish::taken_elsewhere(error, &release, &noted()))?;
     }
     offered.previous = previous(&store, &trusted, &release).await?;
     offered.anchors = anchors(workspace, &store, &trusted).await?;

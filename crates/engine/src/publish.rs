@@ -46,6 +46,11 @@ pub(crate) fn destination(registry: &domain::config::Registry) -> image::Destina
     image::Destination { repository: registry.repository.clone(), insecure: registry.insecure }
 }
 
+/// Whether two names are of one repository.
+pub(crate) fn same_place(one: &str, other: &str) -> bool {
+    image::Destination { repository: one.to_owned(), insecure: false }.is_at(other)
+}
+
 /// Where a component's image goes, and under which tags, when `others` of its versions are sealed already.
 pub(crate) fn destinations(component: &Component, version: &Version, others: &[Version]) -> Vec<Published> {
     let tags = tags(version, &component.tags, others);
@@ -98,12 +103,12 @@ pub(crate) async fn push(
     Ok(pushed)
 }
 
-/// A tag of a version that is taken, told apart: `noted` is the image that this host had noted for that version. Where the tag points to another, it
+/// A tag of a version that is taken, told apart: `noted` are all images that this host has noted for that version. Where the tag points to another, it
 /// was not this host that died between pushing and sealing, and only who built that image can finish it.
-pub(crate) fn taken_elsewhere(error: Error, release: &ReleaseName, noted: Option<Digest>) -> Error {
+pub(crate) fn taken_elsewhere(error: Error, release: &ReleaseName, noted: &[Digest]) -> Error {
     match error {
         Error::Failed { cause: Cause::Image(image::Error::TagTaken { repository, tag, is, wanted }), .. }
-            if noted.is_none_or(|noted| noted.to_string() != is) =>
+            if noted.iter().all(|noted| noted.to_string() != is) =>
         {
             Error::TakenElsewhere { release: release.clone(), repository, tag, is, wanted }
         }
@@ -189,7 +194,7 @@ pub async fn republish(workspace: &Workspace, store: &Store, release: &ReleaseNa
     let version_tag = vec![release.version.to_string()];
     let mut to: Vec<Published> = manifest.published.clone();
     if let Some(component) = workspace.config.components.get(&release.component) {
-        let known = |new: &Published| to.iter().all(|old| old.repository != new.repository);
+        let known = |new: &Published| to.iter().all(|old| !same_place(&old.repository, &new.repository));
         let new: Vec<Published> = destinations(component, &release.version, &[]).into_iter().filter(known).collect();
         to.extend(new);
     }
@@ -203,7 +208,8 @@ pub async fn republish(workspace: &Workspace, store: &Store, release: &ReleaseNa
     for published in &mut to {
         published.tags.clone_from(&version_tag);
         // How a registry is spoken to is what the configuration says today.
-        let today = component.and_then(|it| it.registries.iter().find(|one| one.repository == published.repository));
+        let today = component
+            .and_then(|it| it.registries.iter().find(|one| same_place(&one.repository, &published.repository)));
         if let Some(today) = today {
             published.insecure = today.insecure;
         }

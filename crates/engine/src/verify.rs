@@ -12,7 +12,9 @@ use crate::{
     build::{self, BuiltComponent},
     cut,
     error::{Doing, Error, Result},
-    evidence, git, releases,
+    evidence, git,
+    publish::same_place,
+    releases,
     releases::Sealed,
     restore,
     workspace::Workspace,
@@ -72,23 +74,28 @@ pub struct Asked {
     pub sealed: bool,
     /// These besides: `sealift publish` may have sent it there later, which no manifest says. How one of them is spoken to is what is said here.
     pub also: Vec<Registry>,
+    /// Whether the configuration says of the component that evidence is attached; `None` where there is no configuration.
+    pub attach: Option<bool>,
 }
 
 impl Asked {
-    /// The places to ask, each once. A release that came somewhere later has its version's tag there; its evidence is expected as in the others,
-    /// because `attach` is said of a component and not of a registry.
+    /// The places to ask, each once. A release that came somewhere later has its version's tag there. Whether its evidence is expected there is what the
+    /// configuration says of the component, because by that `publish` attached it or did not; where there is none it is as in all the others, and where
+    /// there are no others it is not asked for, which the result says.
     fn places(&self, manifest: &Manifest) -> Vec<Published> {
+        let sealed = &manifest.published;
+        let attached = self.attach.unwrap_or(!sealed.is_empty() && sealed.iter().all(|place| place.attached));
         let mut places = if self.sealed { manifest.published.clone() } else { Vec::new() };
         for Registry { repository, insecure } in &self.also {
-            let known = manifest.published.iter().find(|place| place.repository == *repository);
+            let known = manifest.published.iter().find(|place| same_place(&place.repository, repository));
             let mut place = known.cloned().unwrap_or_else(|| Published {
                 repository: repository.clone(),
                 insecure: *insecure,
                 tags: vec![manifest.release.version.to_string()],
-                attached: manifest.published.iter().all(|place| place.attached),
+                attached,
             });
             place.insecure = *insecure;
-            places.retain(|other| other.repository != *repository);
+            places.retain(|other| !same_place(&other.repository, repository));
             places.push(place);
         }
         places
@@ -121,6 +128,8 @@ pub struct RegistryVerified {
     pub moved: Vec<String>,
     /// What is attached to it, of the release's evidence.
     pub attached: Vec<String>,
+    /// Whether the evidence was asked for. Where it is not attached by configuration, or nothing says that it is, it was not.
+    pub evidence_asked: bool,
 }
 
 /// What came of building a release again.
@@ -170,7 +179,7 @@ pub async fn verify(
     for place in asked.places(&found.manifest) {
         found.registries.push(registry(&found.manifest, &place, trusted, events).await?);
     }
-    found.places = Asked { sealed: true, also: asked.also.clone() }.places(&found.manifest);
+    found.places = Asked { sealed: true, ..asked.clone() }.places(&found.manifest);
     Ok(found)
 }
 
@@ -241,7 +250,8 @@ async fn registry(
     }
     let attached = if published.attached { attached(manifest, &to, root, trusted).await? } else { Vec::new() };
     let (digest, bytes) = (root, pulled.bytes);
-    Ok(RegistryVerified { repository: repository.clone(), digest, bytes, tags: right, moved, attached })
+    let evidence_asked = published.attached;
+    Ok(RegistryVerified { repository: repository.clone(), digest, bytes, tags: right, moved, attached, evidence_asked })
 }
 
 /// The evidence of a release that is attached to its image. All of it must be, and nothing about another image.

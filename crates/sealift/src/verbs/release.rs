@@ -141,7 +141,11 @@ async fn find(shell: &Shell, arguments: &Verify) -> Result<ReleaseVerified> {
     };
     let store = arguments.source.open_store(shell).await?;
     let release = arguments.source.resolve(shell, &store, reference).await?;
-    let asked = Asked { sealed: !arguments.no_registry, also: arguments.registries.clone() };
+    // A release is verified without a project as well: then nothing says whether evidence is attached where it came later.
+    let workspace = if arguments.registries.is_empty() { None } else { shell.workspace_if_any()? };
+    let component = workspace.as_ref().and_then(|workspace| workspace.config.components.get(&release.component));
+    let attach = component.map(|component| component.attach);
+    let asked = Asked { sealed: !arguments.no_registry, also: arguments.registries.clone(), attach };
     let mut found = verify::verify(&store, &trusted, &release, &asked, &shell.events).await?;
     if arguments.rebuild {
         found.rebuilt = Some(verify::rebuild(&shell.workspace()?, &store, &found).await?);
@@ -164,7 +168,9 @@ fn verified(found: &ReleaseVerified) -> String {
         fields.add("sbom", format!("{} listed by {}", count(sbom.components, "component"), sbom.tool));
     }
     for registry in &found.registries {
-        let attached = if registry.attached.is_empty() {
+        let attached = if !registry.evidence_asked {
+            "whether evidence is attached was not asked".to_owned()
+        } else if registry.attached.is_empty() {
             "nothing of it attached".to_owned()
         } else {
             format!("with {}", registry.attached.join(", "))
