@@ -50,16 +50,21 @@ pub enum GitError {
 
 /// The commit, branch and changed paths of the repository that holds `root`.
 pub async fn head(root: &Path) -> Result<Head> {
-    if !succeeds(root, &["rev-parse", "--is-inside-work-tree"]).await? {
-        return Err(Error::Git(GitError::NoRepository { path: root.to_owned() }));
-    }
-    if !succeeds(root, &["rev-parse", "--verify", "--quiet", "HEAD"]).await? {
-        return Err(Error::Git(GitError::NoCommit { path: root.to_owned() }));
-    }
-    let (log, status) = tokio::try_join!(
+    // Each start of git takes some milliseconds, and every build asks twice: why it fails is asked when it does.
+    let asked = tokio::try_join!(
         output(root, &["log", "-1", "--format=%H%n%ct"]),
         output(root, &["status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all"]),
-    )?;
+    );
+    let (log, status) = match asked {
+        Ok(answers) => answers,
+        Err(_) if !succeeds(root, &["rev-parse", "--is-inside-work-tree"]).await? => {
+            return Err(Error::Git(GitError::NoRepository { path: root.to_owned() }));
+        }
+        Err(_) if !succeeds(root, &["rev-parse", "--verify", "--quiet", "HEAD"]).await? => {
+            return Err(Error::Git(GitError::NoCommit { path: root.to_owned() }));
+        }
+        Err(error) => return Err(error),
+    };
     let mut lines = log.lines();
     let commit = lines.next().unwrap_or_default().to_owned();
     let seconds: i64 = lines.next().and_then(|line| line.parse().ok()).unwrap_or_default();
