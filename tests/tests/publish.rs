@@ -146,6 +146,41 @@ fn a_registry_that_came_later_is_asked_when_it_is_named() {
     assert!(run.stderr.contains("\"secure\" is no option of a registry"), "{}", run.told());
 }
 
+/// A release that was sealed for no registry, published later by a component that attaches nothing, and then by one that does.
+#[test]
+fn evidence_is_asked_for_where_it_is_attached() {
+    let Some(mut scene) = Scene::new("team/bare") else { return };
+    let at = image(&scene.registry, &["team/bare"]);
+    scene.project.settings.more = String::new();
+    scene.project.configure();
+    scene.project.commit("No registry");
+    scene.project.run(["release", "cut"]).ok();
+    let bare = at.replace("insecure = true", "insecure = true\nattach = false");
+    scene.project.settings.more = bare;
+    scene.project.configure();
+    assert_eq!(scene.publish().len(), 1);
+    let named = format!("{}/team/bare,insecure", scene.registry.address());
+    let asked = ["release", "verify", "svc@1.0.0", "--registry", &named];
+    let found = scene.project.json(asked).ok().result()["registries"][0].clone();
+    assert_eq!((&found["evidence_asked"], &found["attached"]), (&false.into(), &serde_json::json!([])));
+    let run = scene.project.run(asked);
+    assert!(run.ok().stdout.contains("whether evidence is attached was not asked"));
+    // A host under two names of its own is asked once.
+    let (quiet, loud) = (named.replace("127.0.0.1", "localhost"), named.replace("127.0.0.1", "LOCALHOST"));
+    let both = ["release", "verify", "svc@1.0.0", "--registry", &quiet, "--registry", &loud];
+    let found = scene.project.json(both).ok().result();
+    assert_eq!(found["registries"].as_array().unwrap().len(), 1, "{found:#}");
+
+    // Now it says that it attaches: it is asked for, and the advice helps.
+    scene.project.settings.more = at;
+    scene.project.configure();
+    refused(&scene.project.run(asked), 66).says(&["is not attached to"]).then("sealift publish svc@1.0.0");
+    scene.publish();
+    let found = scene.project.json(asked).ok().result()["registries"][0].clone();
+    assert_eq!(found["evidence_asked"], true);
+    assert_eq!(found["attached"], serde_json::json!(["signature", "provenance", "sbom"]));
+}
+
 #[test]
 fn a_tag_that_somebody_else_wrote_is_told_from_one_of_our_own() {
     let Some(scene) = Scene::new("team/ours") else { return };
@@ -161,8 +196,18 @@ fn a_tag_that_somebody_else_wrote_is_told_from_one_of_our_own() {
     std::fs::write(&service, [&bytes[..], b"more"].concat()).unwrap();
     project.write("NOTES", "another commit");
     project.commit("Another");
-    let run = project.run(["release", "cut"]);
-    refused(&run, 73).says(&["tag 1.0.0", "already points to", &root]).never_says("another host");
+    let taken = || {
+        let run = project.run(["release", "cut"]);
+        refused(&run, 73).says(&["tag 1.0.0", "already points to", &root]).never_says("another host");
+    };
+    // The second try has replaced the note of the first image, and so has what is built from no commit at all.
+    taken();
+    taken();
+    project.write("NOTES", "not committed");
+    project.run(["build"]).ok();
+    project.run(["build"]).ok();
+    project.commit("A third");
+    taken();
     // A host without a note of that image, whether it tries once or twice.
     std::fs::remove_dir_all(project.path(".sealift/cache/builds")).unwrap();
     for _ in 0..2 {
