@@ -73,6 +73,16 @@ pub enum Error {
         /// What it says.
         cause: String,
     },
+    /// The engine has an image as it was sealed, and does not get it unpacked.
+    #[error("the Docker Engine at {engine} could not unpack the image, whose digests hold: {cause}")]
+    NotUnpacked {
+        /// Address of the engine.
+        engine: String,
+        /// What it says.
+        cause: String,
+        /// What shows whether its disk is full.
+        next: String,
+    },
     /// Bytes are not what their digest, size or type says.
     #[error("image {what} is damaged: {why}")]
     Damaged {
@@ -135,7 +145,10 @@ impl Error {
         match self {
             Self::BadInput { .. } | Self::BuildFailed { .. } | Self::Hostile { .. } => Class::BadInput,
             Self::File { .. } => Class::Internal,
-            Self::BuildLost { .. } | Self::EngineUnreachable { .. } | Self::Engine { .. } => Class::Unavailable,
+            Self::BuildLost { .. }
+            | Self::EngineUnreachable { .. }
+            | Self::Engine { .. }
+            | Self::NotUnpacked { .. } => Class::Unavailable,
             Self::Damaged { .. } | Self::TagTaken { .. } => Class::Integrity,
             Self::Registry { class, .. } | Self::Source { class, .. } => *class,
         }
@@ -145,6 +158,7 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::BadInput { hint, .. } => hint.as_deref(),
+            Self::NotUnpacked { next, .. } => Some(next),
             _ => None,
         }
     }

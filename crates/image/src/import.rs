@@ -28,8 +28,6 @@ use std::{
 const MAX_ENTRIES: usize = 20_000;
 /// The largest JSON document of an archive, in bytes.
 const MAX_DOCUMENT: u64 = 8 << 20;
-/// A zstd frame may ask for at most this much memory (128 MiB).
-const ZSTD_WINDOW_LOG: u32 = 27;
 
 /// What `manifest.json` says of an image.
 #[derive(Deserialize)]
@@ -125,7 +123,7 @@ fn plain(path: &Path) -> Result<Box<dyn Read + Send>> {
         [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(reader))),
         [0x28, 0xb5, 0x2f, 0xfd] => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(reader).map_err(Error::file("read", path))?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(Error::file("read", path))?;
+            decoder.window_log_max(crate::layer::ZSTD_WINDOW_LOG).map_err(Error::file("read", path))?;
             Box::new(decoder)
         }
         _ => Box::new(reader),

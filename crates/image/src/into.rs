@@ -5,20 +5,20 @@
 //! - No archive comes to its end that holds a blob which is not what its digest says: each is hashed while it passes, and the
 //!   documents that make blobs an image come last. Whoever reads the stream sees it break off instead.
 //! - No layer is longer than was said before it: its size stands in front of it, and one that unpacks to more or less breaks the
-//!   stream off. What gzip says of its own size is only a guess (it is modulo 4 GiB, and of the last member alone), so a layer
-//!   about which it was wrong is unpacked once for its size, and the archive begins anew.
+//!   stream off. What gzip says of its own size is only a guess (it is modulo 4 GiB, of the last member alone, and not hashed yet), so
+//!   nobody is accused by it: a layer about which it was wrong, or says too much, is unpacked once for its size, and the archive begins anew.
+//! - No layer unpacks to more than [`Limits`] allow it, nor all of them together, also not where they are only measured.
 //! - Nothing is believed of a source: documents are read within the bounds of the layout, from a folder that vanishes.
 
 use crate::{
     error::{Error, Result},
-    layer::Packing,
-    layout::{self, Documents, MAX_DOCUMENTS, blobs_dir, read_documents, to_json},
+    layer::{Capped, Packing, most, read_failed, unpacked},
+    layout::{self, Documents, MAX_DOCUMENTS, blobs_dir, read_documents, read_whole, to_json},
     spec::{Descriptor, INDEX, MANIFEST, Platform, Shape, is_index, is_manifest},
     unpack::Limits,
 };
 use bytes::Bytes;
 use domain::{Digest, event::Task};
-use flate2::bufread::MultiGzDecoder;
 use futures::{Stream, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -42,8 +42,6 @@ const PIECES: usize = 16;
 /// How many documents are read of one image, and how large one may be; `layout` has closer bounds for each kind.
 const DOCUMENTS: usize = 3000;
 const DOCUMENT: u64 = 8 << 20;
-/// A zstd frame may ask for at most this much memory (128 MiB), as the `zstd` program allows by itself.
-const ZSTD_WINDOW_LOG: u32 = 27;
 
 /// The bytes of a blob as they arrive.
 pub type BlobStream = BoxStream<'static, Result<Bytes>>;
@@ -54,6 +52,19 @@ pub trait Blobs: Send + Sync {
     fn open(&self, digest: &Digest) -> BoxFuture<'static, Result<BlobStream>>;
     /// The last four bytes of a blob of this size.
     fn end(&self, digest: &Digest, size: u64) -> BoxFuture<'static, Result<Bytes>>;
+    /// Whether a blob that was just read wrong is what its digest says when all of it is read once more.
+    fn holds(&self, digest: &Digest) -> BoxFuture<'static, bool> {
+        let (opening, digest) = (self.open(digest), *digest);
+        Box::pin(async move {
+            let Ok(mut stream) = opening.await else { return false };
+            let mut hash = Sha256::new();
+            while let Some(piece) = stream.next().await {
+                let Ok(piece) = piece else { return false };
+                hash.update(&piece);
+            }
+            Digest::from_bytes(hash.finalize().into()) == digest
+        })
+    }
 }
 
 /// Names what a document names; everything else is read by `layout`.
@@ -65,8 +76,17 @@ struct Names {
     config: Option<Descriptor>,
 }
 
-/// A blob in memory, hashed.
+/// A blob in memory, hashed; read once more if it is wrong.
 async fn small(blobs: &dyn Blobs, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+    match small_once(blobs, digest, limit).await {
+        Err(first @ (Error::Damaged { .. } | Error::Source { .. })) => {
+            small_once(blobs, digest, limit).await.map_err(|_| first)
+        }
+        other => other,
+    }
+}
+
+async fn small_once(blobs: &dyn Blobs, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
     let mut stream = blobs.open(digest).await?;
     let mut bytes = Vec::new();
     while let Some(piece) = stream.next().await {
@@ -116,15 +136,15 @@ pub(crate) async fn plan(blobs: &dyn Blobs, root: &Digest, platform: &Platform) 
         if seen.len() > DOCUMENTS || bytes_of_all > MAX_DOCUMENTS {
             return Err(Error::damaged(root, "it has more documents than an image has"));
         }
-        let misread = |error| Error::damaged(digest, format!("its JSON is not understood: {error}"));
-        let shape: Shape = serde_json::from_slice(&bytes).map_err(misread)?;
+        let misread = |error: String| Error::damaged(digest, format!("its JSON is not understood: {error}"));
+        let shape: Shape = crate::json::read(&bytes).map_err(misread)?;
         if digest == *root {
             let usual = if shape.manifests.is_some() { INDEX } else { MANIFEST };
             whole = Descriptor::new(shape.media_type.as_deref().unwrap_or(usual), digest, bytes.len() as u64);
         }
         // A configuration is a document too, and names nothing.
         if shape.manifests.is_some() || shape.layers.is_some() {
-            let names: Names = serde_json::from_slice(&bytes).map_err(misread)?;
+            let names: Names = crate::json::read(&bytes).map_err(misread)?;
             let document = |one: &&Descriptor| is_manifest(&one.media_type) || is_index(&one.media_type);
             let all = names.manifests.iter().flatten().filter(document).chain(&names.config);
             wanted.extend(all.map(|one| one.digest));
@@ -133,11 +153,21 @@ pub(crate) async fn plan(blobs: &dyn Blobs, root: &Digest, platform: &Platform) 
         fs::write(&path, &bytes).map_err(Error::file("write", &path))?;
     }
     layout::write_index(folder.path(), whole)?;
-    let image = read_documents(folder.path(), Some(platform)).map_err(|error| match error {
+    let misread = |error| match error {
         // It is no layout that a person knows.
         Error::Damaged { what, why } if what == folder.path().display().to_string() => Error::damaged(root, why),
         other => other,
-    })?;
+    };
+    let held: Vec<Platform> =
+        read_whole(folder.path()).map_err(misread)?.images.iter().map(|image| image.config.platform()).collect();
+    if !held.iter().any(|one| one.matches(platform)) {
+        let held: Vec<String> = held.iter().map(Platform::text).collect();
+        return Err(Error::bad_with(
+            format!("image {root} is for {}, not for the engine's {}", held.join(" and "), platform.text()),
+            "sealift restore RELEASE --to DIR",
+        ));
+    }
+    let image = read_documents(folder.path(), Some(platform)).map_err(misread)?;
     let read = |digest: &Digest| {
         let path = directory.join(digest.hex());
         fs::read(&path).map_err(Error::file("read", &path))
@@ -200,8 +230,8 @@ pub(crate) fn send(
     let (blobs, plan, runtime) = (blobs.clone(), plan.clone(), tokio::runtime::Handle::current());
     let thread = tokio::task::spawn_blocking(move || {
         let channel = Channel { sender: sender.clone(), piece: Vec::with_capacity(PIECE) };
-        let mut making =
-            Making { blobs, plan: &plan, form, sizes, runtime, task: &task, out: tar::Builder::new(channel) };
+        let (allowed, out) = (Limits::default().bytes, tar::Builder::new(channel));
+        let mut making = Making { blobs, plan: &plan, form, sizes, allowed, runtime, task: &task, out };
         let outcome = making.all();
         if let Err(broken) = &outcome {
             let why = if let Broken::Failed(error) = broken { error.to_string() } else { "begun anew".to_owned() };
@@ -316,25 +346,14 @@ impl Arriving<'_> {
     }
 }
 
-/// What becomes of the bytes of a layer.
-fn unpacked<'a>(packing: Packing, packed: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    Ok(match packing {
-        Packing::Plain => Box::new(packed),
-        Packing::Gzip => Box::new(MultiGzDecoder::new(packed)),
-        Packing::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-            Box::new(decoder)
-        }
-    })
-}
-
 /// An archive in the making.
 struct Making<'a> {
     blobs: Arc<dyn Blobs>,
     plan: &'a Plan,
     form: Form,
     sizes: Sizes,
+    /// What is left of [`Limits::bytes`].
+    allowed: u64,
     runtime: tokio::runtime::Handle,
     task: &'a Task,
     out: tar::Builder<Channel>,
@@ -407,15 +426,18 @@ impl Making<'_> {
         pieces: mpsc::Receiver<Result<Bytes>>,
     ) -> Result<(), Broken> {
         let size = self.size(index, layer, packing)?;
-        let limits = Limits::default();
-        if packing != Packing::Plain
-            && size > limits.bytes.min(limits.ratio_from.max(layer.size.saturating_mul(limits.ratio)))
-        {
+        if self.form == Form::Plain && size > most(layer, &Limits::default(), self.allowed) {
+            if !self.sizes.contains_key(&index) {
+                return Err(Broken::Misjudged); // only a guess: it is measured first
+            }
             return Err(Broken::Failed(Error::Hostile {
                 layer: layer.digest,
                 entry: "(all)".to_owned(),
                 why: format!("it unpacks to {size} bytes, from {} compressed ones", layer.size),
             }));
+        }
+        if self.form == Form::Plain {
+            self.allowed -= size; // it is not more, by the bound above
         }
         let mut packed = Self::arriving(pieces, Some(self.task));
         let mut header = crate::archive::header(size, 0o644, tar::EntryType::Regular);
@@ -497,7 +519,7 @@ pub(crate) async fn measure(blobs: &Arc<dyn Blobs>, plan: &Arc<Plan>) -> Result<
     let (blobs, plan, runtime) = (blobs.clone(), plan.clone(), tokio::runtime::Handle::current());
     let measuring = tokio::task::spawn_blocking(move || -> Result<Sizes> {
         let limits = Limits::default();
-        let mut sizes = Sizes::new();
+        let (mut sizes, mut allowed) = (Sizes::new(), limits.bytes);
         for (index, layer) in plan.image.manifest.layers.iter().enumerate() {
             let (sender, pieces) = mpsc::channel(PIECES);
             let mut stream = runtime.block_on(blobs.open(&layer.digest))?;
@@ -510,12 +532,14 @@ pub(crate) async fn measure(blobs: &Arc<dyn Blobs>, plan: &Arc<Plan>) -> Result<
             });
             let mut packed = Making::arriving(pieces, None);
             let counted = Packing::of(layer).and_then(|packing| {
-                let failed = |error: io::Error| Error::damaged(layer.digest, format!("it cannot be read: {error}"));
+                let failed = |error| read_failed(layer.digest, error);
                 let plain = unpacked(packing, &mut packed).map_err(failed)?;
-                io::copy(&mut plain.take(limits.bytes + 1), &mut io::sink()).map_err(failed)
+                io::copy(&mut Capped::new(plain, layer, &limits, allowed), &mut io::sink()).map_err(failed)
             });
             packed.end(layer)?;
-            sizes.insert(index, counted?);
+            let size = counted?;
+            allowed -= size; // no more was let through
+            sizes.insert(index, size);
         }
         Ok(sizes)
     });

@@ -8,11 +8,11 @@ use crate::{
     unpack::Limits,
 };
 use domain::Digest;
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 use std::{
     fs::File,
-    io::{self, BufReader, BufWriter, Read, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read, Write},
     path::Path,
     sync::{
         Mutex,
@@ -184,6 +184,11 @@ fn header(entry: &NewEntry<'_>, (user, group): (u32, u32)) -> tar::Header {
     header
 }
 
+/// To how many bytes a layer may unpack. `allowed` is what is left of [`Limits::bytes`].
+pub(crate) fn most(descriptor: &Descriptor, limits: &Limits, allowed: u64) -> u64 {
+    allowed.min(limits.ratio_from.max(descriptor.size.saturating_mul(limits.ratio)))
+}
+
 /// More came out of a layer than its limits allow.
 #[derive(Debug, thiserror::Error)]
 #[error("it unpacks to more than {limit} bytes, from {compressed} compressed ones")]
@@ -193,7 +198,7 @@ struct TooMuch {
 }
 
 /// Ends with an error after so many bytes.
-struct Capped<R> {
+pub(crate) struct Capped<R> {
     inner: R,
     left: u64,
     limit: u64,
@@ -201,8 +206,8 @@ struct Capped<R> {
 }
 
 impl<R> Capped<R> {
-    fn new(inner: R, descriptor: &Descriptor, limits: &Limits, allowed: u64) -> Self {
-        let limit = allowed.min(limits.ratio_from.max(descriptor.size.saturating_mul(limits.ratio)));
+    pub(crate) fn new(inner: R, descriptor: &Descriptor, limits: &Limits, allowed: u64) -> Self {
+        let limit = most(descriptor, limits, allowed);
         Self { inner, left: limit, limit, compressed: descriptor.size }
     }
 }
@@ -260,20 +265,24 @@ pub(crate) fn read_layer(blobs: &Path, descriptor: &Descriptor, limits: &Limits,
     let path = blobs.join(descriptor.digest.hex());
     let packing = Packing::of(descriptor)?;
     let file = File::open(&path).map_err(Error::file("open layer", &path))?;
-    let inner = unpacked(packing, file).map_err(|error| read_failed(descriptor.digest, error))?;
+    let buffered = BufReader::with_capacity(BUFFER, file);
+    let inner = unpacked(packing, buffered).map_err(|error| read_failed(descriptor.digest, error))?;
     Ok(Hashing::new(Box::new(Capped::new(inner, descriptor, limits, allowed))))
 }
 
 /// A zstd frame may ask for at most this much memory (128 MiB), as the `zstd` program allows by itself.
-const ZSTD_WINDOW_LOG: u32 = 27;
+pub(crate) const ZSTD_WINDOW_LOG: u32 = 27;
 
-fn unpacked<'a>(packing: Packing, packed: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
-    let buffered = BufReader::with_capacity(BUFFER, packed);
+/// What is packed in the bytes of a layer.
+pub(crate) fn unpacked<'a>(
+    packing: Packing,
+    packed: impl BufRead + Send + 'a,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
     Ok(match packing {
-        Packing::Plain => Box::new(buffered),
-        Packing::Gzip => Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(buffered))),
+        Packing::Plain => Box::new(packed),
+        Packing::Gzip => Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(packed))),
         Packing::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG)?;
             Box::new(BufReader::with_capacity(BUFFER, decoder))
         }
@@ -286,7 +295,8 @@ pub(crate) fn check_layer(blobs: &Path, descriptor: &Descriptor, diff_id: &Diges
     let packing = Packing::of(descriptor)?;
     let mut packed = Hashing::new(File::open(&path).map_err(Error::file("open layer", &path))?);
     let failed = |error| read_failed(descriptor.digest, error);
-    let outcome = unpacked(packing, &mut packed).and_then(|plain| {
+    let buffered = BufReader::with_capacity(BUFFER, &mut packed);
+    let outcome = unpacked(packing, buffered).and_then(|plain| {
         let mut reader = Hashing::new(Capped::new(plain, descriptor, limits, limits.bytes));
         io::copy(&mut reader, &mut io::sink()).map(|_| reader.finish().1)
     });

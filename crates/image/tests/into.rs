@@ -6,15 +6,20 @@ mod common;
 
 use bollard::{Docker, models::ImageInspect, query_parameters::RemoveImageOptions};
 use bytes::Bytes;
-use common::{Lines, compress, created, file, layout_of, oci, real, tar, write};
+use common::{Lines, compress, created, file, oci, real, tar, write};
 use domain::{Class, Digest, Events};
+use flate2::{Compression, write::GzEncoder};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use image::{BlobStream, Blobs, Error, LayoutBlobs, Loaded};
 use std::{
     collections::BTreeMap,
     fs,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -43,10 +48,11 @@ fn layout(root: &Path, kinds: &[&str]) -> Digest {
     };
     let (mut diff_ids, mut layers) = (Vec::new(), Vec::new());
     for (number, kind) in kinds.iter().enumerate() {
-        let plain = tar(&[file(&format!("file{number}"), &uuid().repeat(2000))]);
+        let times = if *kind == "large" { 200_000 } else { 2000 };
+        let plain = tar(&[file(&format!("file{number}"), &uuid().repeat(times))]);
         diff_ids.push(Digest::of(&plain));
         let (suffix, bytes) = match *kind {
-            "plain" => ("", plain),
+            "plain" | "large" => ("", plain),
             "gzip" => ("+gzip", compress(&plain)),
             // As pigz and estargz do: what the end says is the size of the last part only.
             "parts" => ("+gzip", [compress(&plain[..5000]), compress(&plain[5000..])].concat()),
@@ -85,6 +91,13 @@ struct Lying {
     /// About which blob.
     about: Digest,
     lie: Lie,
+    asked: AtomicBool,
+}
+
+impl Lying {
+    fn new(root: &Path, about: Digest, lie: Lie) -> Arc<Self> {
+        Arc::new(Self { inner: LayoutBlobs::new(root), about, lie, asked: AtomicBool::new(false) })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,12 +112,16 @@ enum Lie {
     Broken,
     /// It says another size of itself.
     Size,
+    /// The last byte is another, with the highest bit, wherever it is read: what gzip says of its size is far too much.
+    Top,
+    /// The last byte is another the first time only.
+    Once,
 }
 
 impl Blobs for Lying {
     fn open(&self, digest: &Digest) -> BoxFuture<'static, image::Result<BlobStream>> {
         let (opening, lie) = (self.inner.open(digest), self.lie);
-        if *digest != self.about || lie == Lie::Size {
+        if *digest != self.about || lie == Lie::Size || (lie == Lie::Once && self.asked.swap(true, Ordering::Relaxed)) {
             return opening;
         }
         let cause = "the disk is gone".to_owned();
@@ -117,7 +134,8 @@ impl Blobs for Lying {
             }
             let mut pieces = Vec::new();
             match lie {
-                Lie::Byte => *bytes.last_mut().unwrap() ^= 1,
+                Lie::Byte | Lie::Once => *bytes.last_mut().unwrap() ^= 1,
+                Lie::Top => *bytes.last_mut().unwrap() ^= 0x80,
                 Lie::Short => drop(bytes.pop()),
                 Lie::Long => bytes.push(0),
                 Lie::Broken => pieces.push(Err(error)),
@@ -132,6 +150,15 @@ impl Blobs for Lying {
     fn end(&self, digest: &Digest, size: u64) -> BoxFuture<'static, image::Result<Bytes>> {
         if *digest == self.about && self.lie == Lie::Size {
             return async { Ok(Bytes::from_static(&[7, 7, 0, 0])) }.boxed();
+        }
+        if *digest == self.about && self.lie == Lie::Top {
+            let end = self.inner.end(digest, size);
+            return async move {
+                let mut end = end.await?.to_vec();
+                *end.last_mut().unwrap() ^= 0x80;
+                Ok(end.into())
+            }
+            .boxed();
         }
         self.inner.end(digest, size)
     }
@@ -202,7 +229,8 @@ async fn of_several_platforms_the_engines_is_taken() {
         // An image that is for others is refused before anything is sent.
         let other = built.platforms.iter().find(|one| one.manifest != own.manifest).unwrap();
         let error = load(&address, &to, &other.manifest, &name).await.unwrap_err();
-        assert!(error.to_string().contains("not for"), "{error}");
+        assert!(error.class() == Class::BadInput && error.to_string().contains("not for"), "{error}");
+        assert_eq!(error.hint(), Some("sealift restore RELEASE --to DIR"));
         assert!(shown(&docker, &name).await.is_none() && shown(&docker, &other.config.to_string()).await.is_none());
     }
 }
@@ -211,13 +239,20 @@ async fn of_several_platforms_the_engines_is_taken() {
 async fn a_source_that_lies_gives_no_image_and_no_name() {
     for address in ENGINES.into_iter().filter_map(real) {
         let docker = connect(&address);
-        for lie in [Lie::Byte, Lie::Short, Lie::Long, Lie::Broken, Lie::Size] {
+        for lie in [Lie::Byte, Lie::Short, Lie::Long, Lie::Broken, Lie::Top, Lie::Size, Lie::Once] {
             let root = tempfile::tempdir().unwrap();
             let digest = layout(root.path(), &["gzip", "gzip", "plain"]);
             let about = layers_of(root.path())[1];
-            let blobs = Arc::new(Lying { inner: LayoutBlobs::new(root.path()), about, lie });
+            let blobs = Lying::new(root.path(), about, lie);
             let (name, lines) = (format!("into-{}:1", uuid()), Lines::default());
             let outcome = image::load_docker(Some(&address), &digest, &name, blobs, &lines.events()).await;
+            if lie == Lie::Once {
+                // What was read wrong once is read again, and the image brought anew.
+                assert_eq!(outcome.unwrap().manifest, digest);
+                assert!(lines.all().iter().any(|line| line.contains("was read wrong")), "{:?}", lines.all());
+                remove(&docker, &name).await;
+                continue;
+            }
             if lie == Lie::Size {
                 // Only a guess was wrong; an engine that is sent layers as they are does not hear of it.
                 let loaded = outcome.unwrap();
@@ -247,7 +282,7 @@ async fn documents_that_lie_and_names_that_are_none_are_refused_without_an_engin
     let built = image::open(root.path()).unwrap();
     for about in [built.manifest, built.config] {
         for lie in [Lie::Byte, Lie::Short, Lie::Long] {
-            let blobs = Arc::new(Lying { inner: LayoutBlobs::new(root.path()), about, lie });
+            let blobs = Lying::new(root.path(), about, lie);
             let nowhere = Events::nowhere();
             let loading = image::load_docker(Some(&engine.address), &digest, "x:1", blobs, &nowhere);
             let error = loading.await.unwrap_err();
@@ -289,7 +324,22 @@ enum Behaviour {
     Waits,
     /// It keeps manifests, says that it pulled, and has another image then.
     Liar,
+    /// It keeps manifests, and says from the beginning that it has the image; it has a name that a killed run of ours left.
+    Has,
+    /// The same, and our loopback is not where it is.
+    FarHas,
 }
+
+impl Behaviour {
+    fn keeps_manifests(self) -> bool {
+        matches!(self, Self::Far | Self::Waits | Self::Liar | Self::Has | Self::FarHas)
+    }
+}
+
+const LEFT: &str = "127.0.0.1:4711/7f3c0f9e-51a2-4b8a-9f0e-0d1c2b3a4f5e";
+
+/// How long something is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The requests of a scripted engine, and how much of an archive it got.
 #[derive(Clone, Default)]
@@ -327,7 +377,7 @@ async fn scripted(heard: &Heard, behaviour: Behaviour) -> Scripted {
     let listener = UnixListener::bind(&socket).unwrap();
     let heard = heard.clone();
     let task = tokio::spawn(async move {
-        let loaded = Arc::new(Mutex::new(false));
+        let loaded = Arc::new(Mutex::new(matches!(behaviour, Behaviour::Has | Behaviour::FarHas)));
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(answer(stream, heard.clone(), loaded.clone(), behaviour));
         }
@@ -350,10 +400,9 @@ async fn answer(mut stream: UnixStream, heard: Heard, loaded: Arc<Mutex<bool>>, 
         let missing = (404, r#"{"message":"no such image"}"#.to_owned());
         let (status, body) = if request.ends_with("/version") {
             (200, r#"{"ApiVersion":"1.41","Version":"20.10.0","Os":"linux","Arch":"amd64"}"#.to_owned())
-        } else if request.ends_with("/info") && matches!(behaviour, Behaviour::Far | Behaviour::Waits | Behaviour::Liar)
-        {
+        } else if request.ends_with("/info") && behaviour.keeps_manifests() {
             (200, r#"{"ID":"X","DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]]}"#.to_owned())
-        } else if request.contains("/images/create") && behaviour == Behaviour::Far {
+        } else if request.contains("/images/create") && matches!(behaviour, Behaviour::Far | Behaviour::FarHas) {
             (500, r#"{"message":"connection refused"}"#.to_owned())
         } else if request.contains("/images/create") && behaviour == Behaviour::Waits {
             return std::future::pending().await;
@@ -382,8 +431,12 @@ async fn answer(mut stream: UnixStream, heard: Heard, loaded: Arc<Mutex<bool>>, 
         } else if request.starts_with("GET ") && request.ends_with("/json") {
             let id = request.rsplit('/').nth(1)?.replace("%3A", ":");
             let known = there && (behaviour != Behaviour::Other || id == OTHER);
-            if known { (200, format!(r#"{{"Id":"{id}"}}"#)) } else { missing }
+            let names = format!(r#"["wine@{id}","{LEFT}@{id}","127.0.0.1:4711/team/wine@{id}"]"#);
+            if known { (200, format!(r#"{{"Id":"{id}","RepoDigests":{names}}}"#)) } else { missing }
         } else if request.starts_with("DELETE ") {
+            if request.contains("sha256%3A") || request.contains("/sha256:") {
+                *loaded.lock().unwrap() = false;
+            }
             (200, "[]".to_owned())
         } else {
             (201, String::new())
@@ -434,6 +487,12 @@ async fn an_engine_that_ends_with_something_else_has_no_name_for_it() {
         assert_eq!(error.class(), class, "{behaviour:?}: {error}");
         assert!(error.to_string().contains(says), "{behaviour:?}: {error}");
         assert!(!heard.has("/tag?"), "{behaviour:?}: {:?}", heard.all());
+        if behaviour == Behaviour::Packed {
+            // What it could not unpack does not count as there the next time.
+            assert!(error.hint().unwrap().contains("system df"), "{error}");
+            load(&engine.address, root.path(), &digest, "wine:1.0.0").await.unwrap_err();
+            assert!(!heard.has("/tag?"), "{:?}", heard.all());
+        }
         assert_eq!(heard.has(&format!("DELETE /images/{OTHER}")), behaviour == Behaviour::Other, "{:?}", heard.all());
     }
     let heard = Heard::default();
@@ -468,6 +527,56 @@ async fn an_engine_that_cannot_pull_from_here_is_sent_the_image_and_one_that_lie
     assert!(heard.has("DELETE /images/127.0.0.1") && !heard.has("/tag?"), "{:?}", heard.all());
 }
 
+#[tokio::test]
+async fn an_engine_that_keeps_manifests_is_not_believed_that_it_has_an_image_and_keeps_no_name_of_ours() {
+    let root = tempfile::tempdir().unwrap();
+    let digest = layout(root.path(), &["gzip", "zstd"]);
+    for (behaviour, sent) in [(Behaviour::Has, false), (Behaviour::FarHas, true)] {
+        let heard = Heard::default();
+        let engine = scripted(&heard, behaviour).await;
+        let loaded = load(&engine.address, root.path(), &digest, "wine:1.0.0").await.unwrap();
+        assert_eq!((loaded.was_there, heard.has("WHOLE")), (!sent, sent), "{:?}", heard.all());
+        let all = heard.all();
+        let at = |word: &str| all.iter().position(|request| request.contains(word));
+        assert!(at("/images/create").unwrap() < at("/tag?").unwrap(), "{all:?}");
+        let gone: Vec<String> = all
+            .iter()
+            .filter(|request| request.starts_with("DELETE ") && request.contains("127.0.0.1:4711"))
+            .map(|request| request.replace("%3A", ":").replace("%2F", "/").replace("%40", "@"))
+            .collect();
+        assert_eq!(gone, [format!("DELETE /images/{LEFT}@{digest}")], "{all:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_blob_that_is_read_wrong_once_is_read_again() {
+    let root = tempfile::tempdir().unwrap();
+    let digest = layout(root.path(), &["gzip", "plain"]);
+    let built = image::open(root.path()).unwrap();
+    for about in [built.manifest, built.config, built.layers[0], built.layers[1]] {
+        let heard = Heard::default();
+        let engine = scripted(&heard, Behaviour::Honest).await;
+        let (blobs, nowhere) = (Lying::new(root.path(), about, Lie::Once), Events::nowhere());
+        image::load_docker(Some(&engine.address), &digest, "x:1", blobs, &nowhere).await.unwrap();
+        assert!(heard.has("WHOLE") && heard.has("/tag?"), "{:?}", heard.all());
+    }
+}
+
+#[tokio::test]
+async fn an_image_for_another_platform_is_no_damage() {
+    let heard = Heard::default();
+    let engine = scripted(&heard, Behaviour::Honest).await;
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), "run", &uuid(), 0o755);
+    let mut spec = oci(&[("run", "/run", None)]);
+    spec.platforms = vec!["linux/arm64".to_owned()];
+    let to = root.path().join("layout");
+    let built = image::build_oci(&spec, root.path(), &BTreeMap::new(), created(), &to, &Events::nowhere()).unwrap();
+    let error = load(&engine.address, &to, &built.root(), "x:1").await.unwrap_err();
+    assert_eq!((error.class(), error.hint()), (Class::BadInput, Some("sealift restore RELEASE --to DIR")), "{error}");
+    assert!(error.to_string().contains("is for linux/arm64, not for the engine's linux/amd64"), "{error}");
+}
+
 /// The answer of a registry to a request, as it comes.
 async fn asked(address: &str, request: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -484,18 +593,21 @@ async fn our_registry_has_one_image_for_those_who_know_its_name_and_ends_with_th
     let damaged = layers_of(root.path())[1];
     let heard = Heard::default();
     let engine = scripted(&heard, Behaviour::Waits).await;
-    let blobs = Lying { inner: LayoutBlobs::new(root.path()), about: damaged, lie: Lie::Byte };
+    let blobs = Lying::new(root.path(), damaged, Lie::Byte);
     let (address, nowhere) = (engine.address.clone(), Events::nowhere());
-    let loading = tokio::spawn(async move {
-        image::load_docker(Some(&address), &digest, "wine:1.0.0", Arc::new(blobs), &nowhere).await
-    });
-    let name = loop {
-        let all = heard.all();
-        match all.iter().find_map(|request| request.split_once("fromImage=127.0.0.1")) {
-            Some((_, rest)) => break rest.split_once('&').unwrap().0.replace("%3A", ":").replace("%2F", "/"),
-            None => tokio::task::yield_now().await,
+    let loading =
+        tokio::spawn(async move { image::load_docker(Some(&address), &digest, "wine:1.0.0", blobs, &nowhere).await });
+    let pulling = async {
+        loop {
+            assert!(!loading.is_finished(), "{:?}", heard.all());
+            let all = heard.all();
+            match all.iter().find_map(|request| request.split_once("fromImage=127.0.0.1")) {
+                Some((_, rest)) => break rest.split_once('&').unwrap().0.replace("%3A", ":").replace("%2F", "/"),
+                None => tokio::task::yield_now().await,
+            }
         }
     };
+    let name: String = tokio::time::timeout(PATIENCE, pulling).await.unwrap();
     let (port, repository) = name.trim_start_matches(':').split_once('/').unwrap();
     let registry = format!("127.0.0.1:{port}");
     let whole = layers_of(root.path())[0];
@@ -525,21 +637,26 @@ async fn our_registry_has_one_image_for_those_who_know_its_name_and_ends_with_th
     let error = loading.await.unwrap().unwrap_err();
     assert!(error.class() == Class::Integrity && error.to_string().contains(&damaged.to_string()), "{error}");
     assert!(!heard.has("/tag?") && !heard.has("/images/load"), "{:?}", heard.all());
-    assert!(tokio::net::TcpStream::connect(&registry).await.is_err(), "nobody listens any more");
+    // Nobody listens any more, as soon as the task that did has heard of it.
+    let ended = async { while tokio::net::TcpStream::connect(&registry).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, ended).await.unwrap();
 }
 
 #[tokio::test]
 async fn an_archive_with_a_damaged_blob_never_comes_to_its_end() {
-    for lie in [Lie::Byte, Lie::Short, Lie::Long, Lie::Broken] {
+    for lie in [Lie::Byte, Lie::Short, Lie::Long, Lie::Broken, Lie::Top] {
         let heard = Heard::default();
         let engine = scripted(&heard, Behaviour::Honest).await;
         let root = tempfile::tempdir().unwrap();
-        let digest = layout(root.path(), &["gzip", "plain", "gzip"]);
+        // The first is more than the client keeps back, so the engine has begun to read when it breaks off.
+        let digest = layout(root.path(), &["large", "gzip", "plain", "gzip"]);
         for about in layers_of(root.path()) {
-            let blobs = Arc::new(Lying { inner: LayoutBlobs::new(root.path()), about, lie });
+            let blobs = Lying::new(root.path(), about, lie);
             let nowhere = Events::nowhere();
             let loading = image::load_docker(Some(&engine.address), &digest, "x:1", blobs, &nowhere);
             let error = loading.await.unwrap_err();
+            let class = if lie == Lie::Broken { Class::Unavailable } else { Class::Integrity };
+            assert_eq!(error.class(), class, "{lie:?}: {error}");
             assert!(error.to_string().contains(&about.to_string()), "{lie:?}: {error}");
         }
         assert!(heard.has("/images/load") && !heard.has("WHOLE") && !heard.has("/tag?"), "{lie:?}: {:?}", heard.all());
@@ -548,14 +665,45 @@ async fn an_archive_with_a_damaged_blob_never_comes_to_its_end() {
 
 #[tokio::test]
 async fn a_layer_that_unpacks_to_far_too_much_is_not_sent() {
-    let heard = Heard::default();
-    let engine = scripted(&heard, Behaviour::Honest).await;
-    let root = tempfile::tempdir().unwrap();
-    layout_of(root.path(), &[tar(&[file("zeros", &"\0".repeat(300 << 20))])], true);
-    let index = fs::read_to_string(root.path().join("index.json")).unwrap();
-    let index: serde_json::Value = serde_json::from_str(&index).unwrap();
-    let digest: Digest = index["manifests"][0]["digest"].as_str().unwrap().parse().unwrap();
-    let error = load(&engine.address, root.path(), &digest, "x:1").await.unwrap_err();
-    assert!(matches!(error, Error::Hostile { .. }), "{error}");
-    assert!(!heard.has("WHOLE") && !heard.has("/tag?"), "{:?}", heard.all());
+    let zeros = || std::io::Read::take(std::io::repeat(0), 300 << 20);
+    let (mut one, mut parts) = (GzEncoder::new(Vec::new(), Compression::default()), Vec::new());
+    std::io::copy(&mut zeros(), &mut one).unwrap();
+    let one = one.finish().unwrap();
+    // Each part says that it is small.
+    let mut small = GzEncoder::new(Vec::new(), Compression::default());
+    std::io::copy(&mut std::io::Read::take(zeros(), 10 << 20), &mut small).unwrap();
+    let small = small.finish().unwrap();
+    (0..30).for_each(|_| parts.extend_from_slice(&small));
+    for (suffix, bytes) in [("gzip", one), ("gzip", parts), ("zstd", zstd::encode_all(zeros(), 1).unwrap())] {
+        let heard = Heard::default();
+        let engine = scripted(&heard, Behaviour::Honest).await;
+        let root = tempfile::tempdir().unwrap();
+        let digest = bomb(root.path(), suffix, &bytes);
+        let error = load(&engine.address, root.path(), &digest, "x:1").await.unwrap_err();
+        assert!(matches!(error, Error::Hostile { .. }), "{suffix}: {error}");
+        assert!(!heard.has("WHOLE") && !heard.has("/tag?"), "{:?}", heard.all());
+    }
+}
+
+/// A layout of one layer that nobody has unpacked; its manifest.
+fn bomb(root: &Path, suffix: &str, layer: &[u8]) -> Digest {
+    let blobs = root.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let put = |bytes: &[u8]| {
+        let digest = Digest::of(bytes);
+        fs::write(blobs.join(digest.hex()), bytes).unwrap();
+        (digest, bytes.len())
+    };
+    let (layer, layer_size) = put(layer);
+    let diff_ids = [Digest::of("nobody looks")];
+    let config =
+        serde_json::json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    let (config, config_size) = put(config.to_string().as_bytes());
+    let media_type = format!("application/vnd.oci.image.layer.v1.tar+{suffix}");
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "layers": [{"mediaType": media_type, "digest": layer, "size": layer_size}],
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": config_size},
+    });
+    put(manifest.to_string().as_bytes()).0
 }

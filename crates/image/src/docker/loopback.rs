@@ -4,7 +4,7 @@
 //!
 //! What never happens here:
 //!
-//! - Nobody but this host is answered: it listens on 127.0.0.1, where engines take plain HTTP. Nobody is answered who does not know the
+//! - Nobody but this host is answered: it listens on 127.0.0.1, where engines take plain HTTP. Nobody is given anything who does not know the
 //!   repository, whose name is a random UUID, and nothing is there but the manifest, configuration and layers of one image, by their digests.
 //! - Nothing is taken: there is GET and HEAD, and no request's body is read.
 //! - No blob comes to its end that is not what its digest says: each is hashed while it passes, and its last piece waits for that. The engine
