@@ -150,7 +150,7 @@ pub struct LoadedImage {
 
 /// Brings the image of a release into a Docker Engine, straight out of the store. Without an address `DOCKER_HOST` counts, and else the usual socket.
 ///
-/// The engine ends with the sealed image, by its digest, or nothing there has its name.
+/// The engine ends with the sealed image, by its digest, and the name; or no name was given, and what it named before it names still.
 pub async fn into_docker(
     store: &Store,
     trusted: &TrustedKeys,
@@ -163,7 +163,19 @@ pub async fn into_docker(
     let name = format!("{}:{}", release.component, release.version);
     let blobs = Arc::new(Stored(store.clone()));
     let loaded = image::load_docker(engine, &digest, &name, blobs, events).await;
-    let loaded = loaded.doing(format!("bring the image of {release} into Docker"))?;
+    let doing = format!("bring the image of {release} into Docker");
+    let loaded = match loaded {
+        // What does not hold is in the store: its own command says what else does not.
+        Err(error @ (image::Error::Damaged { .. } | image::Error::Source { .. })) => match error.class() {
+            domain::Class::Integrity => return Err(Error::Integrity { message: format!("cannot {doing}: {error}") }),
+            domain::Class::NotFound => {
+                let next = Some(format!("sealift release verify {release}"));
+                return Err(Error::NotFound { message: format!("cannot {doing}: {error}"), next });
+            }
+            _ => Err(error).doing(doing)?,
+        },
+        other => other.doing(doing)?,
+    };
     Ok(LoadedImage {
         release: release.clone(),
         digest,
@@ -175,7 +187,7 @@ pub async fn into_docker(
     })
 }
 
-/// Blobs of the store as they are: who reads them hashes them.
+/// Blobs of the store as they are: who reads them hashes them. One that was read wrong is read again by the store, which remembers it if it is.
 struct Stored(Store);
 
 impl image::Blobs for Stored {
@@ -197,6 +209,11 @@ impl image::Blobs for Stored {
             let range = size.saturating_sub(4)..size;
             store.get_range(Family::Blob, &digest, range).await.map_err(|error| unread(&digest, &error))
         })
+    }
+
+    fn holds(&self, digest: &Digest) -> BoxFuture<'static, bool> {
+        let (store, digest) = (self.0.clone(), *digest);
+        Box::pin(async move { store.verify(Family::Blob, &digest).await.is_ok() })
     }
 }
 
@@ -482,7 +499,7 @@ pub(crate) fn model_file(manifest: &Manifest, name: &domain::Name) -> String {
 }
 
 /// A word for a shell: as it is where that is safe, else quoted.
-pub(crate) fn shell_word(word: &str) -> String {
+pub fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-@:+=,".contains(c);
     if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { quote(word) }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FORM", requires = "to")]
     image: Option<Form>,
     /// Only the image, straight into this Docker Engine: `docker` (DOCKER_HOST, or the usual socket), unix:///PATH or
-    /// tcp://HOST:PORT
+    /// tcp://HOST:PORT. An engine of this host may be given it by a listener on 127.0.0.1, open until it has it
     #[arg(long, value_name = "ENGINE", conflicts_with_all = ["to", "image"], value_parser = engine_address)]
     into: Option<String>,
     #[command(flatten)]
@@ -68,7 +68,7 @@ async fn into(
     let engine = Some(typed).filter(|typed| *typed != "docker");
     let loaded = restore::into_docker(store, trusted, release, engine, &shell.events).await?;
     let there = if loaded.was_there { "was there already, and is" } else { "is" };
-    let host = engine.map(|address| format!("-H {address} ")).unwrap_or_default();
+    let host = engine.map(|address| format!("-H {} ", restore::shell_word(address))).unwrap_or_default();
     let words = format!(
         "the image of {release} {there} in the Docker Engine at {} as {}: {} ({})\n  next: docker {host}run --rm {}",
         loaded.engine, loaded.name, loaded.id, loaded.platform, loaded.name
