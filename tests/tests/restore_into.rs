@@ -45,7 +45,7 @@ fn into_engine(variable: &str, kept_as: &str) {
     damaged[whole.len() / 3] ^= 1;
     std::fs::write(&file, &damaged).unwrap();
     let run = project.run(["restore", "svc@1.0.0", "--into", &address]);
-    refused(&run, 73).says(&[&layer]);
+    refused(&run, 73).says(&[&layer]).then("sealift release verify");
     for name in ["svc:1.0.0", &digest(&image, "config"), &digest(&image, "manifest")] {
         assert_eq!(held(&engine, name), None, "{name}");
     }
