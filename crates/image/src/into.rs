@@ -11,6 +11,7 @@
 //! - Nothing is believed of a source: documents are read within the bounds of the layout, from a folder that vanishes.
 
 use crate::{
+    body::{self, Channel, PIECE, PIECES, Writing},
     error::{Error, Result},
     layer::{Capped, Packing, most, read_failed, unpacked},
     layout::{self, Documents, MAX_DOCUMENTS, blobs_dir, read_documents, read_whole, to_json},
@@ -24,21 +25,13 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fmt, fs,
     io::{self, BufRead, Read, Write},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::Poll,
+    sync::{Arc, atomic::AtomicU64},
 };
 use tokio::sync::mpsc;
 
-/// How much goes to the engine at once.
-const PIECE: usize = 256 * 1024;
-/// How many pieces wait for the engine, and for the archive from the source.
-const PIECES: usize = 16;
 /// How many documents are read of one image, and how large one may be; `layout` has closer bounds for each kind.
 const DOCUMENTS: usize = 3000;
 const DOCUMENT: u64 = 8 << 20;
@@ -194,20 +187,23 @@ pub(crate) enum Broken {
     Failed(Error),
 }
 
-/// An archive as a stream, and how its making ended.
-pub(crate) struct Sending {
-    thread: tokio::task::JoinHandle<Result<(), Broken>>,
-    receiver: Receiving,
+impl fmt::Display for Broken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Misjudged => formatter.write_str("begun anew"),
+            Self::Unread => formatter.write_str("nobody reads it"),
+            Self::Failed(error) => error.fmt(formatter),
+        }
+    }
 }
 
-/// The end of the channel that the request reads. It can be taken away, or a thread could wait for ever for an engine that stopped reading.
-type Receiving = Arc<Mutex<Option<mpsc::Receiver<io::Result<Bytes>>>>>;
+/// An archive that is being sent.
+pub(crate) struct Sending(Writing<Broken>);
 
 impl Sending {
     /// How the making ended, once the engine has answered.
     pub(crate) async fn end(self) -> Result<(), Broken> {
-        drop(self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take());
-        match self.thread.await {
+        match self.0.end().await {
             Ok(outcome) => outcome,
             Err(error) => crate::error::joined::<()>("write the archive in", Err(error)).map_err(Broken::Failed),
         }
@@ -226,54 +222,12 @@ pub(crate) fn send(
     task: Arc<Task>,
     moved: Arc<AtomicU64>,
 ) -> (impl Stream<Item = io::Result<Bytes>> + Send + 'static, Sending) {
-    let (sender, receiver) = mpsc::channel(PIECES);
     let (blobs, plan, runtime) = (blobs.clone(), plan.clone(), tokio::runtime::Handle::current());
-    let thread = tokio::task::spawn_blocking(move || {
-        let channel = Channel { sender: sender.clone(), piece: Vec::with_capacity(PIECE) };
+    let (body, writing) = body::written(moved, move |channel| {
         let (allowed, out) = (Limits::default().bytes, tar::Builder::new(channel));
-        let mut making = Making { blobs, plan: &plan, form, sizes, allowed, runtime, task: &task, out };
-        let outcome = making.all();
-        if let Err(broken) = &outcome {
-            let why = if let Broken::Failed(error) = broken { error.to_string() } else { "begun anew".to_owned() };
-            // The body must not end as if it were whole.
-            drop(sender.blocking_send(Err(io::Error::other(why))));
-        }
-        outcome
+        Making { blobs, plan: &plan, form, sizes, allowed, runtime, task: &task, out }.all()
     });
-    let receiver: Receiving = Arc::new(Mutex::new(Some(receiver)));
-    let shared = receiver.clone();
-    let stream = futures::stream::poll_fn(move |context| {
-        moved.fetch_add(1, Ordering::Relaxed);
-        match &mut *shared.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(receiver) => receiver.poll_recv(context),
-            None => Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into()))),
-        }
-    });
-    (stream, Sending { thread, receiver })
-}
-
-/// Collects what is written into pieces for the request.
-struct Channel {
-    sender: mpsc::Sender<io::Result<Bytes>>,
-    piece: Vec<u8>,
-}
-
-impl Write for Channel {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let fits = bytes.len().min(PIECE - self.piece.len());
-        self.piece.extend_from_slice(&bytes[..fits]);
-        if self.piece.len() == PIECE {
-            self.flush()?;
-        }
-        Ok(fits)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        if self.piece.is_empty() {
-            return Ok(());
-        }
-        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
-        self.sender.blocking_send(Ok(piece.into())).map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
+    (body, Sending(writing))
 }
 
 /// A blob that arrives, hashed and counted. Reading goes on behind the digest's back while the archive is written.
@@ -356,7 +310,7 @@ struct Making<'a> {
     allowed: u64,
     runtime: tokio::runtime::Handle,
     task: &'a Task,
-    out: tar::Builder<Channel>,
+    out: tar::Builder<&'a mut Channel>,
 }
 
 impl Making<'_> {
@@ -487,7 +441,7 @@ enum Copied {
 }
 
 /// One entry of the archive; never more than its size.
-fn copy(header: &tar::Header, out: &mut tar::Builder<Channel>, from: &mut dyn Read, size: u64) -> Copied {
+fn copy(header: &tar::Header, out: &mut tar::Builder<&mut Channel>, from: &mut dyn Read, size: u64) -> Copied {
     let out = out.get_mut();
     if out.write_all(header.as_bytes()).is_err() {
         return Copied::Unread;

@@ -40,6 +40,7 @@
 mod abandoned;
 mod archive;
 mod base;
+mod body;
 mod command;
 mod compare;
 mod context;
