@@ -424,17 +424,17 @@ impl<'a> Fits<'a> {
         let Some(folder) = data.ancestors().find(|folder| folder.is_dir()) else { return Ok(None) };
         let limits =
             rustix::fs::statvfs(folder).map_err(|error| at("look at the file system of", folder)(error.into()))?;
-        // It is tried out where a trace of it would never be part of a snapshot.
-        let staging = folder.join(STAGING);
-        let one = if folder == data {
-            let made = std::fs::create_dir_all(&staging).map_err(at("make the directory", &staging));
-            let one = made.and_then(|()| are_one(&staging));
-            // With what a killed one left in it; the lock of the data path is ours.
-            let _ = std::fs::remove_dir_all(&staging);
-            one
+        // It is tried out where a trace of it would never be part of a snapshot, and the next one finds it.
+        let staging = if folder == data {
+            folder.join(STAGING)
         } else {
-            are_one(folder)
+            let whose = Digest::of(data.as_os_str().as_bytes()).hex();
+            folder.join(format!("{STAGING}-{}", &whose[..16]))
         };
+        let made = std::fs::create_dir_all(&staging).map_err(at("make the directory", &staging));
+        let one = made.and_then(|()| are_one(&staging));
+        // With what a killed one left in it; the lock of the data path is ours.
+        let _ = std::fs::remove_dir_all(&staging);
         let mut seen = match one {
             Ok(one) => one.then(Cases::default),
             // Then only folders below it are written to, or nothing is.
@@ -490,6 +490,33 @@ mod tests {
         let mut plan = plan(cache, data, digest, None, false).unwrap();
         plan.kept.extend(kept.iter().map(|path| path.as_bytes().to_vec()));
         can_be_written_in(cache, data, digest, &plan, &|_| Ok(one))
+    }
+
+    #[test]
+    fn what_a_killed_trial_left_is_found_by_the_next_whether_the_data_is_there_or_not() {
+        let root = tempfile::tempdir().unwrap();
+        let data = root.path().join("data");
+        for there in [false, true] {
+            if there {
+                std::fs::create_dir(&data).unwrap();
+            }
+            let tried = std::cell::RefCell::new(PathBuf::new());
+            let try_out = || {
+                Fits::new(&data, &[], &|folder| {
+                    tried.replace(folder.to_owned());
+                    Ok(false)
+                })
+            };
+            assert!(try_out().unwrap().is_some());
+            let folder = tried.borrow().clone();
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join(".sealift-Case-left"), "").unwrap();
+            assert!(try_out().unwrap().is_some());
+            assert_eq!(*tried.borrow(), folder);
+            let left: Vec<_> = std::fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+            assert_eq!(left.len(), usize::from(there), "{left:?}");
+            assert!(!folder.exists());
+        }
     }
 
     #[test]
