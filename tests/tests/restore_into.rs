@@ -8,11 +8,15 @@ use common::{engine::Engine, objects, outcome, refused, testbed};
 use e2e::{Project, Settings};
 use serde_json::Value;
 
-const OCI: &str = "builder = \"oci\"\nfiles = [{ from = \"build/service\", to = \"/service\", mode = \"0755\" }]\nentrypoint = [\"/service\"]";
+const OCI: &str = "builder = \"oci\"\nfiles = [{ from = \"build/new\", to = \"/new\" }]\nentrypoint = [\"/new\"]";
 
 fn cut() -> (Project, Value) {
-    let settings = Settings { gate: false, build: OCI.to_owned(), ..Settings::default() };
-    let project = Project::service_with(settings);
+    let mut project = Project::service_with(Settings { gate: false, ..Settings::default() });
+    // Other tests share the engines: one that has a layer already does not ask for it.
+    project.write("build/new", std::fs::read("/proc/sys/kernel/random/uuid").unwrap());
+    project.settings.build = OCI.to_owned();
+    project.configure();
+    project.commit("A new file");
     project.run(["release", "cut"]).ok();
     let manifest = project.json(["explain", "svc@1.0.0"]).ok().result()["manifest"].clone();
     let image = manifest["images"]["linux/amd64"].clone();
