@@ -6,7 +6,7 @@ mod common;
 
 use bollard::{Docker, models::ImageInspect, query_parameters::RemoveImageOptions};
 use bytes::Bytes;
-use common::{Lines, compress, created, file, oci, real, tar, write};
+use common::{Lines, blobs_of, compress, created, file, oci, real, tar, write};
 use domain::{Class, Digest, Events};
 use flate2::{Compression, write::GzEncoder};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
@@ -39,18 +39,10 @@ fn uuid() -> String {
 
 /// A layout of layers with these media types, each with one file that is new; and its root.
 fn layout(root: &Path, kinds: &[&str]) -> Digest {
-    let blobs = root.join("blobs/sha256");
-    fs::create_dir_all(&blobs).unwrap();
-    let put = |bytes: &[u8]| {
-        let digest = Digest::of(bytes);
-        fs::write(blobs.join(digest.hex()), bytes).unwrap();
-        (digest, bytes.len())
-    };
-    let (mut diff_ids, mut layers) = (Vec::new(), Vec::new());
-    for (number, kind) in kinds.iter().enumerate() {
+    let made = |(number, kind): (usize, &&str)| {
         let times = if *kind == "large" { 200_000 } else { 2000 };
         let plain = tar(&[file(&format!("file{number}"), &uuid().repeat(times))]);
-        diff_ids.push(Digest::of(&plain));
+        let diff_id = Digest::of(&plain);
         let (suffix, bytes) = match *kind {
             "plain" | "large" => ("", plain),
             "gzip" => ("+gzip", compress(&plain)),
@@ -58,19 +50,11 @@ fn layout(root: &Path, kinds: &[&str]) -> Digest {
             "parts" => ("+gzip", [compress(&plain[..5000]), compress(&plain[5000..])].concat()),
             _ => ("+zstd", zstd::encode_all(&plain[..], 3).unwrap()),
         };
-        let (digest, size) = put(&bytes);
-        let media_type = format!("application/vnd.oci.image.layer.v1.tar{suffix}");
-        layers.push(serde_json::json!({"mediaType": media_type, "digest": digest, "size": size}));
-    }
-    let config =
-        serde_json::json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
-    let (digest, size) = put(config.to_string().as_bytes());
-    let manifest = serde_json::json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": layers,
-        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": size},
-    });
-    let root = put(manifest.to_string().as_bytes()).0;
-    image::assemble(&root, blobs.ancestors().nth(2).unwrap()).unwrap().root()
+        (diff_id, suffix, bytes)
+    };
+    let layers: Vec<_> = kinds.iter().enumerate().map(made).collect();
+    let (manifest, _) = blobs_of(root, &layers);
+    image::assemble(&manifest, root).unwrap().root()
 }
 
 async fn load(engine: &str, layout: &Path, root: &Digest, name: &str) -> image::Result<Loaded> {
@@ -687,23 +671,5 @@ async fn a_layer_that_unpacks_to_far_too_much_is_not_sent() {
 
 /// A layout of one layer that nobody has unpacked; its manifest.
 fn bomb(root: &Path, suffix: &str, layer: &[u8]) -> Digest {
-    let blobs = root.join("blobs/sha256");
-    fs::create_dir_all(&blobs).unwrap();
-    let put = |bytes: &[u8]| {
-        let digest = Digest::of(bytes);
-        fs::write(blobs.join(digest.hex()), bytes).unwrap();
-        (digest, bytes.len())
-    };
-    let (layer, layer_size) = put(layer);
-    let diff_ids = [Digest::of("nobody looks")];
-    let config =
-        serde_json::json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
-    let (config, config_size) = put(config.to_string().as_bytes());
-    let media_type = format!("application/vnd.oci.image.layer.v1.tar+{suffix}");
-    let manifest = serde_json::json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "layers": [{"mediaType": media_type, "digest": layer, "size": layer_size}],
-        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": config_size},
-    });
-    put(manifest.to_string().as_bytes()).0
+    blobs_of(root, &[(Digest::of("nobody looks"), &format!("+{suffix}"), layer.to_vec())]).0
 }

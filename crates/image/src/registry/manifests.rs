@@ -35,9 +35,7 @@ fn path(reference: &str) -> String {
 /// The digest that the registry says a tag or digest has; `None` when there is none.
 pub(crate) async fn head(session: &Session, reference: &str) -> Result<Option<Digest>> {
     let doing = Doing { action: "read the manifest", what: session.shown(reference) };
-    let url = session.url(&path(reference));
-    let request = || session.request(Method::HEAD, url.clone()).header(header::ACCEPT, accept());
-    let answer = session.call(&doing, request).await?;
+    let answer = ask(session, Method::HEAD, reference, &doing).await?;
     head_of(session, reference, answer, &doing).await
 }
 
@@ -59,9 +57,7 @@ async fn head_of(session: &Session, reference: &str, answer: Response, doing: &D
 pub(crate) async fn is_there(session: &Session, digest: &Digest) -> Result<bool> {
     let reference = digest.to_string();
     let doing = Doing { action: "look for the manifest", what: session.shown(&reference) };
-    let url = session.url(&path(&reference));
-    let request = || session.request(Method::HEAD, url.clone()).header(header::ACCEPT, accept());
-    let answer = session.call(&doing, request).await?;
+    let answer = ask(session, Method::HEAD, &reference, &doing).await?;
     if answer.status().is_server_error() {
         return Ok(false);
     }
@@ -77,13 +73,13 @@ fn said_digest(answer: &Response, doing: &Doing<'_>) -> Result<Option<Digest>> {
 /// A document; its digest is that of its bytes, and the one that was asked for, if a digest was. `None` when there is none.
 pub(crate) async fn get(session: &Session, reference: &str) -> Result<Option<Fetched>> {
     let doing = Doing { action: "read the manifest", what: session.shown(reference) };
-    let answer = ask(session, reference, &doing).await?;
+    let answer = ask(session, Method::GET, reference, &doing).await?;
     fetched(session, reference, answer, &doing).await
 }
 
-async fn ask(session: &Session, reference: &str, doing: &Doing<'_>) -> Result<Response> {
+async fn ask(session: &Session, method: Method, reference: &str, doing: &Doing<'_>) -> Result<Response> {
     let url = session.url(&path(reference));
-    session.call(doing, || session.request(Method::GET, url.clone()).header(header::ACCEPT, accept())).await
+    session.call(doing, || session.request(method.clone(), url.clone()).header(header::ACCEPT, accept())).await
 }
 
 async fn fetched(session: &Session, reference: &str, answer: Response, doing: &Doing<'_>) -> Result<Option<Fetched>> {
@@ -110,7 +106,7 @@ async fn fetched(session: &Session, reference: &str, answer: Response, doing: &D
 pub(crate) async fn get_unless_torn(session: &Session, digest: &Digest) -> Result<Option<Fetched>> {
     let reference = digest.to_string();
     let doing = Doing { action: "read the manifest", what: session.shown(&reference) };
-    let answer = ask(session, &reference, &doing).await?;
+    let answer = ask(session, Method::GET, &reference, &doing).await?;
     if answer.status().is_server_error() {
         return Ok(None);
     }

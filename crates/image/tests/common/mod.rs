@@ -1,5 +1,5 @@
 //! What the tests of this crate share: layouts made by hand, trees, and where real servers are.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
 pub mod engines;
 
@@ -124,8 +124,8 @@ pub fn write(root: &Path, path: &str, text: &str, mode: u32) {
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// A layout whose layers are these tar files. Media type and compression as asked.
-pub fn layout_of(root: &Path, layers: &[Vec<u8>], gzip: bool) {
+/// The blobs of an image with these layers: the diff ID of each, what is after `tar` in its media type, and its bytes. Digest and size of its manifest.
+pub fn blobs_of(root: &Path, layers: &[(Digest, &str, Vec<u8>)]) -> (Digest, usize) {
     let blobs = root.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     let put = |bytes: &[u8]| {
@@ -133,12 +133,10 @@ pub fn layout_of(root: &Path, layers: &[Vec<u8>], gzip: bool) {
         fs::write(blobs.join(digest.hex()), bytes).unwrap();
         (digest, bytes.len())
     };
-    let mut diff_ids = Vec::new();
-    let mut descriptors = Vec::new();
-    for layer in layers {
-        diff_ids.push(Digest::of(layer));
-        let (bytes, suffix) = if gzip { (compress(layer), "+gzip") } else { (layer.clone(), "") };
-        let (digest, size) = put(&bytes);
+    let (mut diff_ids, mut descriptors) = (Vec::new(), Vec::new());
+    for (diff_id, suffix, bytes) in layers {
+        diff_ids.push(diff_id);
+        let (digest, size) = put(bytes);
         let media_type = format!("application/vnd.oci.image.layer.v1.tar{suffix}");
         descriptors.push(serde_json::json!({"mediaType": media_type, "digest": digest, "size": size}));
     }
@@ -149,7 +147,16 @@ pub fn layout_of(root: &Path, layers: &[Vec<u8>], gzip: bool) {
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": descriptors,
         "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": size},
     });
-    let (digest, size) = put(manifest.to_string().as_bytes());
+    put(manifest.to_string().as_bytes())
+}
+
+/// A layout whose layers are these tar files. Media type and compression as asked.
+pub fn layout_of(root: &Path, layers: &[Vec<u8>], gzip: bool) {
+    let packed = |layer: &Vec<u8>| match gzip {
+        true => (Digest::of(layer), "+gzip", compress(layer)),
+        false => (Digest::of(layer), "", layer.clone()),
+    };
+    let (digest, size) = blobs_of(root, &layers.iter().map(packed).collect::<Vec<_>>());
     image::assemble(&digest, root).unwrap_or_else(|error| {
         // A hostile layer stops the verification, and the test wants to see who else stops it.
         drop(error);
